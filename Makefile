@@ -1,0 +1,41 @@
+# quickstart: the whole chain on a sample corpus    test: the tests    check: lint, types, house rules
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test test-slow check bench format clean
+
+quickstart: $(VENV)/.runtime
+	$(BIN)/nlpapp quickstart
+
+test: $(VENV)/.test
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.test
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.test
+	$(BIN)/ruff check nlpapp tests scripts benchmarks
+	$(BIN)/ruff format --check nlpapp tests scripts benchmarks
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_house_rules.py tests/test_layering.py
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/pretraining_step.py
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix nlpapp tests scripts benchmarks
+	$(BIN)/ruff format nlpapp tests scripts benchmarks
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
+
+# Every version is pinned by requirements.lock, whether asked for here or needed by another package.
+$(VENV)/.runtime: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[test]"
+	touch $@

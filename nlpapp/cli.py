@@ -1,0 +1,164 @@
+"""The command line: a table of commands, each a recipe with a Config and a run function."""
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+
+from nlpapp import __version__
+from nlpapp.errors import ConfigError, NlpappError, nearest
+
+COMMANDS = {
+    "quickstart": "the whole chain on a sample corpus, nothing downloaded",
+    "train-tokenizer": "train a WordPiece tokenizer from text",
+    "make-data": "turn text into BERT pretraining data",
+    "pretrain": "pretrain a BERT on that data",
+    "finetune": "fine-tune a classifier on a GLUE task or your own file",
+    "glue": "fine-tune and score a model on many GLUE tasks and seeds",
+    "evaluate": "score any classifier on a labelled file",
+    "predict": "label the rows of a file with any classifier",
+    "distill": "train a small student from a classifier",
+    "train-lm": "train a Transformer-XL language model",
+    "evaluate-lm": "score a language model on a text",
+    "generate": "continue a prompt with a language model",
+    "export": "turn a classifier into a bundle that runs without PyTorch",
+    "benchmark": "time models and bundles on this machine",
+    "report": "write a page about a run, or compare several",
+    "doctor": "check what this machine has and can do",
+}
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def recipe(command: str) -> Any:
+    """Import and return the recipe module of ``command``.
+
+    Raises:
+        ConfigError: there is no such command; the message has the nearest one.
+    """
+    if command not in COMMANDS:
+        hint = nearest(command, COMMANDS)
+        raise ConfigError(f"unknown command '{command}'.{hint} Commands: {', '.join(COMMANDS)}")
+    return importlib.import_module("nlpapp.recipes." + command.replace("-", "_"))
+
+
+def build_parser(command: str) -> ArgumentParser:
+    """Return the parser of ``command``: one option for each field of its Config."""
+    config = recipe(command).Config
+    parser = ArgumentParser(
+        prog=f"nlpapp {command}",
+        description=(config.__doc__ or "").strip(),
+        exit_on_error=False,
+        default_env=False,
+    )
+    parser.add_argument("--config", action="config", help="a YAML file with any of these options")
+    parser.add_class_arguments(config, fail_untyped=True)
+    return parser
+
+
+def parse(command: str, arguments: Sequence[str]) -> Any:
+    """Return the Config that ``arguments`` (options and ``--config`` files) describe.
+
+    Raises:
+        ConfigError: an option is unknown, missing, or has a value of the wrong form.
+    """
+    parser = build_parser(command)
+    options = _option_names(parser)
+    _check_names(list(arguments), options)
+    try:
+        namespace = parser.parse_args(list(arguments))
+        namespace.pop("config", None)
+        settings = parser.instantiate_classes(namespace)
+    except argparse.ArgumentError as error:
+        message = str(error.message or error).removeprefix(f"nlpapp {command}: ")
+        raise ConfigError(f"{message} (see nlpapp {command} --help)") from error
+    return recipe(command).Config(**_fields(settings))
+
+
+def _fields(settings: Namespace) -> dict[str, Any]:
+    return {key: value for key, value in vars(settings).items() if not key.startswith("__")}
+
+
+def _option_names(parser: ArgumentParser) -> list[str]:
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    return [flag[2:] for flag in flags if flag.startswith("--")]
+
+
+def _check_names(arguments: list[str], options: list[str]) -> None:
+    """Refuse unknown options, on the command line and in YAML files, with the nearest known one."""
+    for index, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if not name.startswith("--"):
+            continue
+        if name[2:].rstrip("+") not in options:
+            raise ConfigError(f"unknown option '{name}'.{nearest(name[2:], options)}")
+        if name == "--config":
+            path = Path(value or "".join(arguments[index + 1 : index + 2]))
+            for key in _yaml_keys(_read_yaml(path)):
+                # A nested section is known by its members: 'training' by 'training.max_steps'.
+                if key not in options and not any(o.startswith(key + ".") for o in options):
+                    raise ConfigError(f"{path}: unknown key '{key}'.{nearest(key, options)}")
+
+
+def _read_yaml(path: Path) -> Any:
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        hint = nearest(path.name, [entry.name for entry in folder.glob("*.y*ml")])
+        raise ConfigError(f"there is no configuration file {path}.{hint}")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if settings is not None and not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold 'key: value' lines, found {type(settings).__name__}")
+    return settings or {}
+
+
+def _yaml_keys(settings: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in settings.items():
+        keys.append(f"{prefix}{key}")
+        if isinstance(value, dict):
+            keys += _yaml_keys(value, f"{prefix}{key}.")
+    return keys
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return (
+        f"nlpapp {__version__}: from raw text to a small, fast, deployable language model\n\n"
+        f"usage: nlpapp <command> [--config file.yaml] [--section.key value ...]\n\n{rows}\n\n"
+        "nlpapp <command> --help lists its options; --print_config prints the resolved run.\n"
+        "First time here? nlpapp quickstart"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 1 (data, training), 2 (options), 128 + signal."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    command, *options = arguments
+    logging.getLogger("nlpapp").setLevel(logging.INFO)
+    try:
+        recipe(command).run(parse(command, options))
+    except NlpappError as error:
+        print(f"nlpapp {command}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"nlpapp {command}: interrupted; finished stages stay in place", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # --help and --print_config end this way
+        return int(stop.code or 0)
+    return 0

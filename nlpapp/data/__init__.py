@@ -1,0 +1,1 @@
+"""Ids to batches: all that is random or ordered about data."""

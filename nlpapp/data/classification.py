@@ -1,0 +1,370 @@
+"""Sentences or sentence pairs with labels: from files to encoded examples to padded batches.
+
+Own files name their columns; `read_examples` takes TSV, CSV and JSONL. GLUE's files are read by
+`nlpapp.data.glue_tasks`. Shapes: B examples of a batch, S tokens of its longest example.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nlpapp.data.collate import attention_mask, pad_rows
+from nlpapp.data.sampling import ExampleSteps
+from nlpapp.data.table_files import Table, open_table
+from nlpapp.errors import ConfigError, DataError, nearest
+
+logger = logging.getLogger(__name__)
+
+USUAL_COLUMNS: tuple[tuple[str, str | None], ...] = (
+    ("sentence1", "sentence2"),
+    ("text_a", "text_b"),
+    ("sentence", None),
+    ("text", None),
+    ("text_a", None),
+)
+"""(text, text pair) columns looked for, in this order, when a file's columns are not named."""
+USUAL_LABEL_COLUMN = "label"
+TOKENIZING_CHUNK = 10_000
+"""Rows tokenized at once: bounds the memory that the tokenizer's own objects take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Rows of a classification or regression set, in the order of their file."""
+
+    texts_a: list[str]
+    texts_b: list[str] | None = None
+    """Second texts of pairs; None for single texts."""
+    labels: np.ndarray | None = None
+    """(rows,) int64 class indices, or float32 scores; None for a set without labels."""
+    label_names: tuple[str, ...] = ()
+    """Name of each class in the order of its index; empty for scores."""
+    source: str
+    """Where the rows come from, for messages."""
+
+    def __len__(self) -> int:
+        return len(self.texts_a)
+
+    @property
+    def known_labels(self) -> np.ndarray:
+        """The labels; DataError for a set that has none."""
+        if self.labels is None:
+            raise DataError(f"{self.source}: labels are needed here, and this set has none.")
+        return self.labels
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of a model of these labels: one for each class, or 1 for scores."""
+        return len(self.label_names) or 1
+
+    def __getitem__(self, rows: slice) -> "Examples":
+        """Return the examples of a slice of the rows."""
+        return Examples(
+            texts_a=self.texts_a[rows],
+            texts_b=self.texts_b[rows] if self.texts_b is not None else None,
+            labels=self.labels[rows] if self.labels is not None else None,
+            label_names=self.label_names,
+            source=self.source,
+        )
+
+
+def read_examples(
+    path: str | Path,
+    *,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+    require_labels: bool = False,
+) -> Examples:
+    """Read a TSV, CSV or JSONL file with named columns.
+
+    Args:
+        path: the file; its ending tells the format.
+        text_column: column of the texts; None looks for the usual names (`USUAL_COLUMNS`).
+        text_pair_column: column of the second texts of pairs.
+        label_column: column of the labels; None takes ``label`` where it is there.
+        label_names: the classes in order; ``()`` reads scores; None sorts those of the file.
+        require_labels: refuse a file without the label column.
+
+    Raises:
+        DataError: naming file, line, value and what was expected.
+    """
+    table = open_table(path)
+    text, pair = _text_columns(table, text_column, text_pair_column)
+    if label_column is None and (require_labels or USUAL_LABEL_COLUMN in table.columns):
+        label_column = USUAL_LABEL_COLUMN
+    return examples_from_table(
+        table,
+        text_column=text,
+        text_pair_column=pair,
+        label_column=label_column,
+        label_names=label_names,
+    )
+
+
+def read_chunks(
+    path: str | Path,
+    *,
+    text_column: str | None = None,
+    text_pair_column: str | None = None,
+    chunk_rows: int,
+) -> Iterator[Examples]:
+    """Read a file without its labels, ``chunk_rows`` rows at a time, in constant memory.
+
+    Raises:
+        DataError: as `read_examples`.
+    """
+    table = open_table(path)
+    text, pair = _text_columns(table, text_column, text_pair_column)
+    text_position = table.position(text)
+    pair_position = table.position(pair) if pair is not None else None
+    found = False
+    while rows := [values for _, values in islice(table.rows, chunk_rows)]:
+        found = True
+        yield Examples(
+            texts_a=[row[text_position] for row in rows],
+            texts_b=[row[pair_position] for row in rows] if pair_position is not None else None,
+            source=str(table.path),
+        )
+    if not found:
+        raise DataError(f"{table.path}: the file holds no rows.")
+
+
+def _text_columns(table: Table, text: str | None, pair: str | None) -> tuple[str, str | None]:
+    if text is not None:
+        return text, pair
+    if pair is not None:
+        raise ConfigError(f"text_pair_column is '{pair}', but text_column is not set; set both.")
+    for usual_text, usual_pair in USUAL_COLUMNS:
+        if usual_text in table.columns and (usual_pair is None or usual_pair in table.columns):
+            return usual_text, usual_pair
+    there = ", ".join(repr(name) for name in table.columns)
+    raise DataError(
+        f"{table.path}: there is no 'sentence', 'text', 'text_a', or 'sentence1' with 'sentence2'; "
+        f"there are {there}. Name the column with --text_column."
+    )
+
+
+def examples_from_table(
+    table: Table,
+    *,
+    text_column: str,
+    text_pair_column: str | None = None,
+    label_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+    label_words: Sequence[str] | None = None,
+) -> Examples:
+    """Read the rows of an open table.
+
+    ``label_words`` are the classes as the file spells them, in the order of ``label_names`` (GLUE
+    writes 0 and 1 for classes that have names). For the rest see `read_examples`.
+    """
+    positions = [table.position(text_column)]
+    positions += [table.position(text_pair_column)] if text_pair_column is not None else []
+    label_position = table.position(label_column) if label_column is not None else None
+    texts: tuple[list[str], ...] = tuple([] for _ in positions)
+    words: list[str] = []
+    lines: list[int] = []
+    for line, values in table.rows:
+        for column, position in zip(texts, positions, strict=True):
+            column.append(values[position])
+        if label_position is not None:
+            words.append(values[label_position].strip())
+        lines.append(line)
+    if not lines:
+        raise DataError(f"{table.path}: the file holds no rows.")
+    empty = sum(not text.strip() for text in texts[0])
+    if empty:
+        logger.warning("%s: %d of %d rows have an empty text.", table.path, empty, len(lines))
+    names = tuple(label_names or ())
+    labels: np.ndarray | None = None
+    if label_column is not None and label_names is not None and not names:
+        labels = _scores(table.path, words, lines)
+    elif label_column is not None:
+        names = names or infer_label_names(words)
+        labels = _class_indices(table.path, words, lines, label_words or names)
+    texts_b = texts[1] if text_pair_column is not None else None
+    return Examples(
+        texts_a=texts[0], texts_b=texts_b, labels=labels, label_names=names, source=str(table.path)
+    )
+
+
+def infer_label_names(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the different labels, sorted: as numbers if all are whole numbers, else as text.
+
+    An empty word is no label.
+    """
+    different = set(words) - {""}
+    whole = all(word.removeprefix("-").isdecimal() for word in different)
+    return tuple(sorted(different, key=(lambda word: (int(word), word)) if whole else None))
+
+
+def _class_indices(
+    path: Path, words: list[str], lines: list[int], expected: Sequence[str]
+) -> np.ndarray:
+    index = {word: position for position, word in enumerate(expected)}
+    labels = np.zeros(len(words), dtype=np.int64)
+    for row, (word, line) in enumerate(zip(words, lines, strict=True)):
+        if not word or word not in index:
+            listed = ", ".join(repr(name) for name in expected) + "." + nearest(word, expected)
+            raise DataError(f"{path}, line {line}: label '{word}' is not one of {listed}")
+        labels[row] = index[word]
+    return labels
+
+
+def _scores(path: Path, words: list[str], lines: list[int]) -> np.ndarray:
+    scores = np.zeros(len(words), dtype=np.float32)
+    for row, (word, line) in enumerate(zip(words, lines, strict=True)):
+        try:
+            score = float(word)
+        except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
+            raise DataError(f"{path}, line {line}: the score '{word}' is not a finite number.")
+        scores[row] = score
+    return scores
+
+
+def check_trainable(examples: Examples) -> None:
+    """Raise DataError unless ``examples`` have labels, and more than one class or score."""
+    labels = examples.known_labels
+    if np.all(labels == labels[0]):
+        label = labels[0]
+        name = examples.label_names[int(label)] if examples.label_names else f"{label:g}"
+        raise DataError(
+            f"{examples.source}: all {len(examples)} rows have the label '{name}'; "
+            "there is nothing to learn from one class. Check --label_column."
+        )
+
+
+class EncodedExamples:
+    """Tokenized examples, unpadded: a pair is one sequence, or two with ``separate_pair``."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        tokenizer: Any,
+        *,
+        max_seq_length: int,
+        separate_pair: bool = False,
+    ) -> None:
+        """Tokenize ``examples``, cut to ``max_seq_length`` tokens, the longer text of a pair first.
+
+        Raises:
+            ConfigError: if ``max_seq_length`` leaves no room for a token of each text.
+        """
+        joined = examples.texts_b is not None and not separate_pair
+        room = max_seq_length - tokenizer.num_special_tokens_to_add(pair=joined)
+        if room < 1 + joined:
+            special = max_seq_length - room
+            raise ConfigError(
+                f"max_seq_length is {max_seq_length}, of which {special} are special tokens; "
+                f"use at least {special + 1 + joined}."
+            )
+        self.labels = examples.labels
+        self.input_ids: list[np.ndarray] = []
+        self.token_type_ids: list[np.ndarray] | None = None
+        self.input_ids_b: list[np.ndarray] | None = None
+        texts_b = examples.texts_b if joined else None
+        self.input_ids, types = _tokenize(tokenizer, examples.texts_a, texts_b, max_seq_length)
+        self.lengths = _lengths(self.input_ids)
+        """(rows,) int64: tokens of each example, both texts together."""
+        self.num_at_limit = int((self.lengths >= max_seq_length).sum())
+        """Examples that fill ``max_seq_length``: nearly all of them were cut."""
+        if examples.texts_b is not None and separate_pair:
+            self.input_ids_b, _ = _tokenize(tokenizer, examples.texts_b, None, max_seq_length)
+            lengths_b = _lengths(self.input_ids_b)
+            self.num_at_limit = int((np.maximum(self.lengths, lengths_b) >= max_seq_length).sum())
+            self.lengths = self.lengths + lengths_b
+        else:
+            self.token_type_ids = types
+        if self.num_at_limit:
+            share = 100 * self.num_at_limit / len(self)
+            logger.info("%s: %.1f %% of rows fill max_seq_length", examples.source, share)
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def _tokenize(
+    tokenizer: Any, texts: list[str], pairs: list[str] | None, max_seq_length: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return input_ids and token_type_ids."""
+    ids: list[np.ndarray] = []
+    types: list[np.ndarray] = []
+    for start in range(0, len(texts), TOKENIZING_CHUNK):
+        part = slice(start, start + TOKENIZING_CHUNK)
+        encoding = tokenizer(
+            texts[part],
+            pairs[part] if pairs is not None else None,
+            truncation="longest_first",
+            max_length=max_seq_length,
+            return_token_type_ids=True,  # a tokenizer loaded by no model's class leaves them out
+        )
+        ids += [np.asarray(row, dtype=np.int32) for row in encoding["input_ids"]]
+        types += [np.asarray(row, dtype=np.int8) for row in encoding["token_type_ids"]]
+    return ids, types
+
+
+def _lengths(rows: list[np.ndarray]) -> np.ndarray:
+    return np.array([len(row) for row in rows], dtype=np.int64)
+
+
+class ClassificationCollator:
+    """Turns example indices into a padded batch."""
+
+    def __init__(self, encoded: EncodedExamples, pad_token_id: int) -> None:
+        self.encoded = encoded
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
+        """Return the batch of ``indices``; ``epoch`` changes nothing.
+
+        Keys: input_ids, attention_mask and token_type_ids (B, S) int64; with separate pairs,
+        instead of token_type_ids, input_ids_b and attention_mask_b (B, S of the second texts);
+        labels (B,) int64 or float32 if the examples have them.
+        """
+        encoded = self.encoded
+        rows = [encoded.input_ids[index] for index in indices]
+        batch = {
+            "input_ids": pad_rows(rows, self.pad_token_id),
+            "attention_mask": attention_mask(rows),
+        }
+        if encoded.token_type_ids is not None:
+            batch["token_type_ids"] = pad_rows(
+                [encoded.token_type_ids[index] for index in indices], 0
+            )
+        if encoded.input_ids_b is not None:
+            rows_b = [encoded.input_ids_b[index] for index in indices]
+            batch["input_ids_b"] = pad_rows(rows_b, self.pad_token_id)
+            batch["attention_mask_b"] = attention_mask(rows_b)
+        if encoded.labels is not None:
+            batch["labels"] = torch.from_numpy(encoded.labels[indices])
+        return batch
+
+
+def evaluation_steps(
+    encoded: EncodedExamples, pad_token_id: int, *, batch_size: int
+) -> tuple[ExampleSteps, np.ndarray]:
+    """Return steps that read the examples from short to long, and the array that undoes the order.
+
+    Batches of equal lengths hold little padding. ``predict_rows(model, forward, steps)[undo]`` is
+    in the order of the examples.
+    """
+    order = np.argsort(encoded.lengths, kind="stable")
+    collator = ClassificationCollator(encoded, pad_token_id)
+    steps = ExampleSteps(
+        len(encoded),
+        lambda indices, epoch: collator(order[indices], epoch),
+        batch_size=batch_size,
+        shuffle=False,
+    )
+    return steps, np.argsort(order)

@@ -1,0 +1,95 @@
+"""What a student learns from: the training set, new texts made from it, and text without labels."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nlpapp.data.augmentation import AugmentationConfig, augment
+from nlpapp.data.classification import ClassificationCollator, EncodedExamples, Examples
+from nlpapp.data.table_files import read_lines
+from nlpapp.errors import DataError
+
+logger = logging.getLogger("nlpapp")
+
+NO_LABEL = -100
+"""The label of an example that only the teacher judges."""
+
+
+def build_transfer_set(
+    train: Examples,
+    augmentation: AugmentationConfig,
+    unlabeled_file: str | None,
+    mask_token: str,
+    *,
+    seed: int,
+) -> Examples:
+    """Return ``train``, then augmented ``train``, then the texts of a file, as one set.
+
+    Only the rows of ``train`` keep their labels: what is made from a text may mean something else.
+
+    Raises:
+        DataError: as `read_unlabeled`.
+    """
+    sources = [(train.texts_a, train.texts_b)]
+    sources.append(
+        augment(train.texts_a, train.texts_b, augmentation, seed=seed, mask_token=mask_token)
+    )
+    if unlabeled_file is not None:
+        sources.append(read_unlabeled(unlabeled_file, pairs=train.texts_b is not None))
+    texts_a = [text for side, _ in sources for text in side]
+    texts_b = None
+    if train.texts_b is not None:
+        texts_b = [text for _, side in sources for text in side or []]
+    labels = np.full(len(texts_a), NO_LABEL, dtype=np.int64)
+    labels[: len(train)] = train.known_labels
+    logger.info("transfer set: %d rows, %d of them labelled", len(texts_a), len(train))
+    return Examples(
+        texts_a=texts_a,
+        texts_b=texts_b,
+        labels=labels,
+        label_names=train.label_names,
+        source=train.source,
+    )
+
+
+def read_unlabeled(path: str | Path, *, pairs: bool) -> tuple[list[str], list[str] | None]:
+    """Read a file with a text a line, or with ``pairs`` two texts a line and a tab between them.
+
+    Raises:
+        DataError: the file cannot be read or is blank, or a line has no tab, or more than one.
+    """
+    rows = []
+    for number, line in read_lines(Path(path)):
+        if not line.strip():
+            continue
+        sides = line.split("\t") if pairs else [line]
+        if pairs and len(sides) != 2:
+            raise DataError(
+                f"{path}, line {number}: expected two texts with a tab between them, "
+                f"found {len(sides)}; the training set has pairs."
+            )
+        rows.append(sides)
+    if not rows:
+        raise DataError(f"{path}: the file holds no text.")
+    return [sides[0] for sides in rows], [sides[1] for sides in rows] if pairs else None
+
+
+class TransferCollator:
+    """Turns example indices into a padded batch with the teacher's logits."""
+
+    def __init__(
+        self, encoded: EncodedExamples, pad_token_id: int, teacher_logits: np.ndarray | None
+    ) -> None:
+        """Collate ``encoded``; ``teacher_logits`` is (examples, classes), None without teacher."""
+        self.collate = ClassificationCollator(encoded, pad_token_id)
+        self.teacher_logits = teacher_logits
+
+    def __call__(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
+        """Return the batch of ``indices``: as without teacher, and "teacher_logits" (B, C)."""
+        batch: dict[str, Any] = self.collate(indices, epoch)
+        if self.teacher_logits is not None:
+            batch["teacher_logits"] = torch.from_numpy(self.teacher_logits[indices])
+        return batch

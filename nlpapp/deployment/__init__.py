@@ -1,0 +1,1 @@
+"""A trained model to a user's machine: export, runtime, benchmark."""

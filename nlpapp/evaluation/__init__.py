@@ -1,0 +1,1 @@
+"""Numbers to people: metrics, statistics, plots, reports, submissions."""

@@ -1,0 +1,159 @@
+"""The metrics of GLUE and of own tasks, as `evaluate.Metric` modules that load with no network.
+
+Each formula is a plain function of numpy arrays; the modules wrap them for users of `evaluate`.
+Where a metric is undefined (a correlation with a constant, F1 without any positive) it is 0.
+Symbols: C classes, N rows.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from scipy.stats import rankdata
+
+
+def confusion_matrix(
+    predictions: np.ndarray, references: np.ndarray, num_classes: int | None = None
+) -> np.ndarray:
+    """Return (C, C) counts: row = reference class, column = predicted class."""
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    if num_classes is None:
+        num_classes = int(max(predictions.max(initial=0), references.max(initial=0))) + 1
+    cells = references.astype(np.int64) * num_classes + predictions.astype(np.int64)
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return the share of rows with the right class."""
+    return float(np.mean(np.asarray(predictions) == np.asarray(references)))
+
+
+def _f1_of_classes(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Return (C,) F1 = 2 TP / (2 TP + FP + FN) of each class; NaN for a class on neither side."""
+    matrix = confusion_matrix(predictions, references)
+    totals = matrix.sum(axis=0) + matrix.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return 2 * np.diag(matrix) / totals
+
+
+def f1(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return the F1 of class 1 against class 0, as GLUE scores MRPC and QQP."""
+    scores = _f1_of_classes(predictions, references)
+    return float(np.nan_to_num(scores[1])) if len(scores) > 1 else 0.0
+
+
+def f1_macro(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return the mean F1 of the classes that occur in the references or the predictions."""
+    return float(np.nanmean(_f1_of_classes(predictions, references)))
+
+
+def matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return Matthews' correlation for C classes (Gorodkin 2004, R_K); CoLA's metric."""
+    matrix = confusion_matrix(predictions, references).astype(np.float64)
+    predicted, actual, total = matrix.sum(axis=0), matrix.sum(axis=1), matrix.sum()
+    covariance = np.trace(matrix) * total - predicted @ actual
+    variances = (total**2 - predicted @ predicted) * (total**2 - actual @ actual)
+    return float(covariance / np.sqrt(variances)) if variances > 0 else 0.0
+
+
+def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return Pearson's correlation of two (N,) arrays."""
+    x = np.asarray(predictions, dtype=np.float64)
+    y = np.asarray(references, dtype=np.float64)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    x, y = x - x.mean(), y - y.mean()
+    return float(np.clip(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)), -1, 1))
+
+
+def spearmanr(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return Spearman's correlation: Pearson's of the ranks, ties sharing their mean rank."""
+    return pearson(rankdata(predictions), rankdata(references))
+
+
+def mean_squared_error(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return the mean of the squared differences."""
+    difference = np.asarray(predictions, np.float64) - np.asarray(references, np.float64)
+    return float(np.mean(difference**2))
+
+
+MetricFunction = Callable[[np.ndarray, np.ndarray], float]
+FUNCTIONS: dict[str, MetricFunction] = {
+    function.__name__: function
+    for function in (
+        accuracy,
+        f1,
+        f1_macro,
+        matthews_correlation,
+        pearson,
+        spearmanr,
+        mean_squared_error,
+    )
+}
+"""Metric name -> function(predictions, references)."""
+OF_SCORES = ("pearson", "spearmanr", "mean_squared_error")
+"""Metrics of regression; the others compare class indices."""
+
+
+class LocalMetric(evaluate.Metric):
+    """A metric of this file as an `evaluate` module.
+
+    It keeps its rows in memory: nothing is written to a cache folder, so any number of processes
+    and a home folder without write access are fine.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Make the module called ``name``, one of `FUNCTIONS`."""
+        self.function = FUNCTIONS[name]
+        super().__init__(config_name=name, keep_in_memory=True, seed=0)
+
+    def _build_data_dir(self) -> str:
+        return ""  # the base class would make a folder under the home folder
+
+    def _info(self) -> evaluate.MetricInfo:
+        dtype = "float64" if self.config_name in OF_SCORES else "int64"
+        return evaluate.MetricInfo(
+            description=str(self.function.__doc__),
+            citation="",
+            inputs_description="predictions and references: one value for each row, same order.",
+            features=datasets.Features(
+                {"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)}
+            ),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        value = self.function(np.asarray(predictions), np.asarray(references))
+        return {str(self.config_name): value}
+
+
+def load_metric(name: str) -> LocalMetric:
+    """Return the `evaluate` module called ``name``; as `evaluate.load`, with no network."""
+    return LocalMetric(name)
+
+
+def compute_metrics(
+    names: Sequence[str], predictions: np.ndarray, references: np.ndarray
+) -> dict[str, float]:
+    """Return {name: value} of the metrics ``names``.
+
+    Args:
+        names: names out of `FUNCTIONS`.
+        predictions: (N,) class indices, or scores.
+        references: (N,) the same of the references.
+    """
+    values: dict[str, float] = {}
+    for name in names:
+        values |= load_metric(name).compute(predictions=predictions, references=references)
+    return values
+
+
+def decide(logits: np.ndarray) -> np.ndarray:
+    """Return the (N,) predictions of (N, C) logits: the best class, or for C = 1 the score."""
+    return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
+
+
+def mean_score(metrics: dict[str, float], names: Sequence[str]) -> float:
+    """Return the mean of the metrics ``names``: GLUE's score of a task."""
+    return float(np.mean([metrics[name] for name in names]))

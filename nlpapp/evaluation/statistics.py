@@ -1,0 +1,66 @@
+"""How far a figure can be trusted: bootstrap intervals over rows, and spreads over seeds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from nlpapp import seeding
+from nlpapp.evaluation.metrics import FUNCTIONS, MetricFunction
+
+
+def bootstrap_interval(
+    metric: MetricFunction,
+    predictions: np.ndarray,
+    references: np.ndarray,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a metric over the rows (Efron 1979).
+
+    It covers the chance of the rows drawn for the evaluation set, not that of training; for the
+    latter train with several seeds.
+
+    Args:
+        metric: function(predictions, references) of two (N,) arrays.
+        predictions: (N,) class indices or scores.
+        references: (N,) the same of the references.
+        seed: the interval is a function of it.
+        resamples: number of sets drawn with replacement.
+        confidence: share of the resampled values inside the interval.
+    """
+    rng = seeding.generator(seed, "bootstrap")
+    size = len(references)
+    values = np.empty(resamples)
+    for index in range(resamples):
+        rows = rng.integers(0, size, size)
+        values[index] = metric(predictions[rows], references[rows])
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def bootstrap_metrics(
+    names: Sequence[str], predictions: np.ndarray, references: np.ndarray, *, seed: int
+) -> dict[str, float]:
+    """Return ``<name>_low`` and ``<name>_high``, the 95 % intervals of the metrics ``names``."""
+    values: dict[str, float] = {}
+    for name in names:
+        interval = bootstrap_interval(FUNCTIONS[name], predictions, references, seed=seed)
+        values[f"{name}_low"], values[f"{name}_high"] = interval
+    return values
+
+
+def over_seeds(values: Sequence[float]) -> dict[str, float]:
+    """Return median, mean, std and best (highest) of one metric over runs.
+
+    std is the sample standard deviation (divided by runs - 1); 0 for a single run.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    return {
+        "median": float(np.median(array)),
+        "mean": float(array.mean()),
+        "std": float(array.std(ddof=1)) if len(array) > 1 else 0.0,
+        "best": float(array.max()),
+    }

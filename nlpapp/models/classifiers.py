@@ -1,0 +1,160 @@
+"""Sequence classifiers to train: a new head on pretrained weights, or random weights throughout."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.models.bert import BertSizeConfig, bert_config
+from nlpapp.models.pretrained import load_classifier, load_pretrained, read_config
+
+logger = logging.getLogger(__name__)
+
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+"""What is fetched of a model on the Hub: no pickled weights."""
+
+
+def local_folder(model: str) -> Path:
+    """Return the folder of ``model``, a local folder or a name on the Hugging Face Hub.
+
+    Raises:
+        CheckpointError: if it is no folder, and the Hub has no such name or cannot be reached.
+    """
+    path = Path(model)
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=MODEL_FILES))
+    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"'{model}' is neither a folder here nor a model that the Hugging Face Hub gives: "
+            f"{reason}. With no network, give the folder of a model."
+        ) from error
+
+
+def label_options(label_names: Sequence[str]) -> dict[str, Any]:
+    """Return the config entries for the classes in order; no names: one score."""
+    if not label_names:
+        return {"num_labels": 1, "problem_type": "regression"}
+    return {
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+        "problem_type": "single_label_classification",
+    }
+
+
+def label_names_of(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the model's class names in order; empty for a model of scores."""
+    names: dict[Any, str] = dict(model.config.id2label or {})
+    return tuple(names[index] for index in sorted(names)) if len(names) > 1 else ()
+
+
+def renamed_labels(model: PreTrainedModel, names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return ``names`` for the model's classes, in its order; None: its own names.
+
+    Raises:
+        ConfigError: if there are not as many names as classes.
+    """
+    own = label_names_of(model)
+    if names is not None and len(names) != len(own):
+        raise ConfigError(
+            f"label_names has {len(names)} names; the model has {len(own)} classes: "
+            f"{', '.join(own) or 'none, it gives a score'}."
+        )
+    return own if names is None else tuple(names)
+
+
+def align_labels(own: Sequence[str], label_names: Sequence[str]) -> list[int]:
+    """Return, for each of ``label_names``, the output of the model, whose classes are ``own``.
+
+    A model that calls its classes LABEL_0, LABEL_1 ... is taken to have them in the given order.
+
+    Raises:
+        ConfigError: if the model has other classes.
+    """
+    if set(own) == set(label_names):
+        return [list(own).index(name) for name in label_names]
+    if list(own) == [f"LABEL_{index}" for index in range(len(label_names))]:
+        logger.warning("the model does not name its classes; taken as %s", ", ".join(label_names))
+        return list(range(len(own)))
+    raise ConfigError(
+        f"the model's classes are {', '.join(own) or 'none (a score)'}; the data's are "
+        f"{', '.join(label_names) or 'none (a score)'}. If only the words differ, "
+        "give the data's words in the model's order with --label_names."
+    )
+
+
+def open_classifier(
+    folder: Path | None,
+    *,
+    label_names: Sequence[str] | None,
+    size: BertSizeConfig,
+    vocab_size: int,
+    pad_token_id: int,
+) -> PreTrainedModel:
+    """Return the classifier in ``folder``, or without one a random BERT, to try a command out.
+
+    Args:
+        folder: a model folder with a classifier.
+        label_names: the random model's classes; None: two without names.
+        size: of the random BERT.
+        vocab_size: entries of the tokenizer.
+        pad_token_id: of the tokenizer.
+
+    Raises:
+        CheckpointError: if the folder holds no classifier, or a damaged one.
+    """
+    if folder is not None:
+        return load_classifier(folder)
+    logger.warning("no model is given: a BERT with random weights answers")
+    return build_classifier(
+        None,
+        label_names=label_names or ("LABEL_0", "LABEL_1"),
+        size=size,
+        vocab_size=vocab_size,
+        pad_token_id=pad_token_id,
+    ).eval()
+
+
+def build_classifier(
+    folder: Path | None,
+    *,
+    label_names: Sequence[str],
+    from_scratch: bool = False,
+    size: BertSizeConfig,
+    vocab_size: int,
+    pad_token_id: int,
+) -> PreTrainedModel:
+    """Return a classifier to train; what is random comes from torch's generator.
+
+    Args:
+        folder: pretrained weights, of any architecture transformers knows or ours; a head of
+            another size starts anew. None: a random BERT.
+        label_names: the classes in order; none: one score.
+        from_scratch: take only the architecture of ``folder``.
+        size: of the random BERT, whose embedding has ``vocab_size`` rows.
+        vocab_size: entries of the tokenizer.
+        pad_token_id: of the tokenizer.
+
+    Raises:
+        CheckpointError: if the folder holds no model, or a damaged one.
+    """
+    options = label_options(label_names)
+    if folder is not None and not from_scratch:
+        return load_pretrained(
+            AutoModelForSequenceClassification, folder, ignore_mismatched_sizes=True, **options
+        )
+    if folder is not None:
+        config = read_config(folder)
+    else:
+        config = bert_config(size, vocab_size=vocab_size, pad_token_id=pad_token_id)
+    for name, value in options.items():
+        setattr(config, name, value)
+    return AutoModelForSequenceClassification.from_config(config)

@@ -1,0 +1,141 @@
+"""Model folders: ordinary Hugging Face folders that also remember which tokenizer they belong to."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from nlpapp.errors import CheckpointError, ConfigError
+
+FINGERPRINT = "tokenizer_fingerprint"
+"""The key of config.json that holds the fingerprint of the tokenizer the model was trained with."""
+
+logger = logging.getLogger("nlpapp")
+
+
+def save_model_folder(
+    model: PreTrainedModel, folder: Path, *, tokenizer: Any = None, fingerprint: str | None = None
+) -> None:
+    """Write config.json, model.safetensors and the tokenizer to ``folder``, whole or not at all.
+
+    Args:
+        model: a transformers model, or one of ours.
+        folder: is replaced if it exists.
+        tokenizer: a transformers tokenizer, saved beside the model.
+        fingerprint: of that tokenizer; kept in config.json, so that a mismatch can be refused later.
+    """
+    if fingerprint is not None:
+        setattr(model.config, FINGERPRINT, fingerprint)
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(partial, folder)
+
+
+def model_fingerprint(model: PreTrainedModel) -> str | None:
+    """Return the tokenizer fingerprint that ``model`` was saved with, if any."""
+    return getattr(model.config, FINGERPRINT, None)
+
+
+def read_config(folder: str | Path) -> Any:
+    """Return the transformers configuration in ``folder`` (or of a Hub name).
+
+    Raises:
+        CheckpointError: there is none, or it cannot be read.
+    """
+    path = Path(folder)
+    looks_local = path.exists() or str(folder).startswith((".", "/")) or str(folder).count("/") > 1
+    if looks_local and not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is not a model folder: it has no config.json. "
+            "Give the model/ folder of a run, or a Hugging Face model folder."
+        )
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"cannot read the model configuration of {folder}: {error}"
+        ) from error
+
+
+def load_pretrained(auto_class: Any, folder: str | Path, **options: Any) -> PreTrainedModel:
+    """Load ``folder`` with a transformers (Auto) class, in float32.
+
+    Raises:
+        CheckpointError: the folder is no model, is damaged, or has another shape than its config.
+    """
+    read_config(folder)
+    try:
+        return auto_class.from_pretrained(folder, dtype=torch.float32, **options)
+    except Exception as error:  # damaged weights surface as many types, from several libraries
+        raise CheckpointError(
+            f"cannot load the model in {folder}: {error}. "
+            "The file may be truncated: copy it again, or use an earlier checkpoint."
+        ) from error
+
+
+def load_classifier(folder: str | Path) -> PreTrainedModel:
+    """Load a sequence classifier, ours or any of transformers', ready to predict.
+
+    Raises:
+        CheckpointError: the folder is damaged, or its model is not a classifier.
+    """
+    architectures = getattr(read_config(folder), "architectures", None) or []
+    if architectures and not any("SequenceClassification" in name for name in architectures):
+        raise CheckpointError(
+            f"{folder} holds {', '.join(architectures)}, which is not a sequence classifier; "
+            "fine-tune it first (nlpapp finetune)."
+        )
+    return load_pretrained(AutoModelForSequenceClassification, folder).eval()
+
+
+def check_tokenizer_fits(
+    model: PreTrainedModel, *, vocab_size: int, fingerprint: str | None = None
+) -> None:
+    """Refuse a tokenizer that ``model`` cannot have been trained with.
+
+    Raises:
+        ConfigError: the vocabulary is larger than the embedding, or the fingerprints differ.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if vocab_size > rows:
+        raise ConfigError(
+            f"the tokenizer has {vocab_size} entries but the model's embedding has {rows} rows; "
+            "use the tokenizer that the model was trained with."
+        )
+    expected = model_fingerprint(model)
+    if expected is not None and fingerprint is not None and expected != fingerprint:
+        raise ConfigError(
+            f"the model was trained with another tokenizer (fingerprint {expected[:12]}) than the one "
+            f"given ({fingerprint[:12]}); use the tokenizer files in the model's own folder."
+        )
+
+
+def check_sequence_length(model: PreTrainedModel, max_seq_length: int) -> None:
+    """Refuse sequences that are longer than the model has positions for.
+
+    RoBERTa and its kin count positions from the padding index on, so that a few are never used.
+
+    Raises:
+        ConfigError: ``max_seq_length`` (tokens) is over the model's limit.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            limit -= 0 if module.padding_idx is None else module.padding_idx + 1
+    if max_seq_length > limit:
+        raise ConfigError(
+            f"max_seq_length {max_seq_length} is over the model's {limit} positions; "
+            f"set max_seq_length to {limit} or less."
+        )

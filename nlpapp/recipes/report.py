@@ -1,0 +1,145 @@
+"""Write a page about one run, or one that compares several."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlpapp.errors import ConfigError
+from nlpapp.evaluation.plots import describe, format_number, plot_run_comparison
+from nlpapp.evaluation.report import (
+    Section,
+    run_sections,
+    run_subtitle,
+    run_title,
+    write_report,
+    write_run_report,
+)
+from nlpapp.evaluation.run_record import Figure, RunRecord, figures, flatten, read_run
+
+WHERE_NOT_WHAT = {"output_dir"}
+"""Options that differ between any two runs and explain nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Write a self-contained HTML page about one run, or a comparison of several."""
+
+    runs: list[str]
+    """Run folders: the output_dir of earlier commands. One gives its report, more a comparison."""
+    output: str | None = None
+    """The page to write; report.html in the run's folder when absent. A comparison needs it."""
+
+
+def run(config: Config) -> dict[str, float]:
+    """Write the page; return the number of runs, and of options in which they differ."""
+    if not config.runs:
+        raise ConfigError("runs is empty: give at least one run folder, such as --runs '[runs/a]'")
+    runs = {name: read_run(path) for name, path in _names(config.runs).items()}
+    first, *others = runs.values()
+    if others and config.output is None:
+        raise ConfigError("a comparison belongs to no run's folder: say where with --output FILE")
+    if config.output is None:
+        page = write_run_report(first.path)
+    else:
+        page = _write_elsewhere(runs, _page_path(config.output))
+    print(f"wrote {page}")
+    return {"runs": float(len(runs)), "differences": float(len(config_differences(runs)))}
+
+
+def _write_elsewhere(runs: dict[str, RunRecord], page: Path) -> Path:
+    # What is drawn for a page elsewhere leaves nothing in the runs' folders.
+    with tempfile.TemporaryDirectory() as plots:
+        if len(runs) > 1:
+            sections = _comparison(runs, Path(plots))
+            return write_report(page, title=f"Comparison of {', '.join(runs)}", sections=sections)
+        (run,) = runs.values()
+        sections = run_sections(run, plots=Path(plots))
+        subtitle = run_subtitle(run)
+        return write_report(page, title=run_title(run), subtitle=subtitle, sections=sections)
+
+
+def _comparison(runs: dict[str, RunRecord], plots: Path) -> list[Section]:
+    differences = config_differences(runs)
+    logged = {name: run.metrics_jsonl for name, run in runs.items() if run.metrics_jsonl.is_file()}
+    curves = plot_run_comparison(logged, plots / "curves.png")
+    same = "The configurations are the same but for the output folder."
+    changed = [{"option": key, **values} for key, values in differences.items()]
+    return [
+        _metrics_section(runs),
+        Section("What changed", "" if changed else same, table=changed, exact_titles=True),
+        *([Section("Curves", image=curves)] if curves else []),
+        Section("The runs", table=[_run_row(name, run) for name, run in runs.items()]),
+        Section("Repeat them", code="\n".join(run.repeat_command() for run in runs.values())),
+    ]
+
+
+def _run_row(name: str, run: RunRecord) -> dict[str, object]:
+    return {
+        "run": name,
+        "command": run.command,
+        "folder": str(run.path),
+        "state": "finished" if run.finished else "not finished",
+        "made": run_subtitle(run),
+    }
+
+
+def config_differences(runs: dict[str, RunRecord]) -> dict[str, dict[str, object]]:
+    """Return option -> run -> value for the options that are not the same in all ``runs``."""
+    settings = {name: flatten(run.config) for name, run in runs.items()}
+    keys = dict.fromkeys(key for flat in settings.values() for key in flat)
+    found: dict[str, dict[str, object]] = {}
+    for key in keys:
+        values = {name: _shown(flat, key) for name, flat in settings.items()}
+        if key not in WHERE_NOT_WHAT and len(set(values.values())) > 1:
+            found[key] = dict(values)
+    return found
+
+
+def _shown(flat: dict[str, Any], key: str) -> str:
+    return str(flat[key]) if key in flat else "(no such option)"
+
+
+def _metrics_section(runs: dict[str, RunRecord]) -> Section:
+    cells = {
+        run: {figure.name: _cell(figure) for figure in figures(record.metrics)}
+        for run, record in runs.items()
+    }
+    # The order of all runs' figures together, in which each belongs to its interval's figure.
+    together = {name: value for run in runs.values() for name, value in run.metrics.items()}
+    table: list[dict[str, object]] = [
+        {"figure": describe(figure.name), **{run: cells[run].get(figure.name) for run in runs}}
+        for figure in figures(together)
+    ]
+    text = "" if table else "None of these runs has recorded figures."
+    unfinished = [name for name, run in runs.items() if not run.finished]
+    if unfinished:
+        text += f"Not finished, with the figures so far: {', '.join(unfinished)}."
+    return Section("Figures", text, table=table or None, exact_titles=True)
+
+
+def _cell(figure: Figure) -> object:
+    if figure.interval is None:
+        return figure.value
+    low, high = map(format_number, figure.interval)
+    return f"{format_number(figure.value)} ({low} to {high})"
+
+
+def _names(folders: list[str]) -> dict[str, str]:
+    """Return short names of the folders: the last part, or as many parts as tell them apart."""
+    parts = [Path(folder).resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise ConfigError(f"runs names a folder twice: {', '.join(folders)}")
+    depth = 1
+    while len({part[-depth:] for part in parts}) < len(parts):
+        depth += 1
+    return {str(Path(*part[-depth:])): folder for part, folder in zip(parts, folders, strict=True)}
+
+
+def _page_path(output: str) -> Path:
+    path = Path(output)
+    if path.is_dir():
+        path = path / "report.html"
+    if path.suffix not in (".html", ".htm"):
+        raise ConfigError(f"output {output} is to be a page: give a name that ends in .html")
+    return path

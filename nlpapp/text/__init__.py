@@ -1,0 +1,1 @@
+"""Strings to ids: corpora, sentences, tokenizers, vocabularies. No torch in this room."""

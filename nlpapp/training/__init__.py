@@ -1,0 +1,1 @@
+"""The engine: one loop for all jobs, and the only user of accelerate."""

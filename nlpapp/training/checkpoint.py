@@ -1,0 +1,210 @@
+"""Checkpoints that are whole or absent: written beside, synced, renamed, with a sha256 for each file.
+
+checkpoints/step-<n>/ holds
+    model.safetensors    the weights
+    optimizer.pt         the optimizer's state (tensors only, read with weights_only=True)
+    rank-<r>.pt          for each process: the states of its random generators and its carry
+    state.json           step, epoch, position in the epoch, best evaluation, tokenizer fingerprint
+    checksums.json       sha256 of each file above, written last
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from nlpapp.errors import CheckpointError
+
+logger = logging.getLogger("nlpapp")
+
+
+def sha256(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def partial_folder(checkpoints: Path, step: int) -> Path:
+    """Return where the checkpoint of ``step`` is put together before it gets its name."""
+    return checkpoints / f".step-{step}.partial"
+
+
+def write_rank(checkpoints: Path, step: int, rank: int, carry: Any) -> None:
+    """Write what only process ``rank`` knows: its random generators and its carry."""
+    folder = partial_folder(checkpoints, step)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The generators of Python and numpy have JSON states, torch's are byte tensors.
+    version, internal, gauss = random.getstate()
+    state = {
+        "python": json.dumps([version, list(internal), gauss]),
+        "numpy": json.dumps(_numpy_state()),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "carry": carry,
+    }
+    torch.save(state, folder / f"rank-{rank}.pt")
+
+
+def _numpy_state() -> list[Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return [name, np.asarray(keys).tolist(), position, has_gauss, gauss]
+
+
+def read_rank(folder: Path, rank: int, device: torch.device) -> Any:
+    """Restore the random generators of process ``rank`` and return its carry, on ``device``.
+
+    A process that the saved run did not have keeps its fresh generators and starts without a carry.
+    """
+    path = folder / f"rank-{rank}.pt"
+    if not path.is_file():
+        logger.warning(
+            "the checkpoint %s has no state for process %d: it starts fresh", folder, rank
+        )
+        return None
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    version, internal, gauss = json.loads(state["python"])
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = json.loads(state["numpy"])
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    return to_device(state["carry"], device)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Move the tensors of a nested list, tuple or dict to ``device``."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(to_device(item, device) for item in value)
+    return value
+
+
+def write_main(
+    checkpoints: Path, step: int, model: nn.Module, optimizer: dict[str, Any], state: dict[str, Any]
+) -> Path:
+    """Write weights, optimizer and state beside the ranks' files, and give the checkpoint its name.
+
+    Call it on the main process after every process wrote its part. Returns the checkpoint's folder.
+    """
+    partial = partial_folder(checkpoints, step)
+    save_model(model, str(partial / "model.safetensors"))
+    torch.save(optimizer, partial / "optimizer.pt")
+    (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
+    checksums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+    (partial / "checksums.json").write_text(json.dumps(checksums, indent=2), encoding="utf-8")
+    for path in [*partial.iterdir(), partial]:
+        _sync(path)
+    final = checkpoints / f"step-{step}"
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(partial, final)
+    _sync(checkpoints)
+    return final
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def explain_write_failure(error: Exception, checkpoints: Path, step: int) -> CheckpointError:
+    """Remove the half-written checkpoint and return the error to raise in place of ``error``."""
+    shutil.rmtree(partial_folder(checkpoints, step), ignore_errors=True)
+    last = newest_sound(checkpoints)
+    full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+    reason = "the disk is full" if full else str(error)
+    keep = f"The last sound checkpoint is {last}" if last else "There is no earlier checkpoint"
+    return CheckpointError(
+        f"could not write the checkpoint of step {step} to {checkpoints}: {reason}. {keep}; "
+        "free some space and start the same command again to go on from there."
+    )
+
+
+def steps_on_disk(checkpoints: Path) -> list[int]:
+    """Return the steps of the checkpoints in a folder, oldest first, sound or not."""
+    if not checkpoints.is_dir():
+        return []
+    matches = (re.fullmatch(r"step-(\d+)", path.name) for path in checkpoints.iterdir())
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def verify(folder: Path) -> None:
+    """Check every file of a checkpoint against its sha256.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or changed; the message names it.
+    """
+    try:
+        checksums = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} has no readable checksums.json: {error}") from error
+    for name, expected in checksums.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing from its checkpoint")
+        if sha256(path) != expected:
+            raise CheckpointError(f"{path} is damaged: its sha256 is not the one it was saved with")
+
+
+def newest_sound(checkpoints: Path) -> Path | None:
+    """Return the newest checkpoint that passes `verify`; damaged ones are skipped with a warning."""
+    for step in reversed(steps_on_disk(checkpoints)):
+        folder = checkpoints / f"step-{step}"
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            logger.warning("skipping a damaged checkpoint: %s", error)
+        else:
+            return folder
+    return None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return state.json of a checkpoint."""
+    return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+
+
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Load the weights of a checkpoint into ``model``.
+
+    Raises:
+        CheckpointError: they do not fit the model.
+    """
+    try:
+        load_model(model, str(folder / "model.safetensors"))
+    except Exception as error:  # safetensors raises its own errors and RuntimeError alike
+        raise CheckpointError(
+            f"the weights in {folder} do not fit this model: {error}. Use the options of the run that wrote them."
+        ) from error
+
+
+def prune(checkpoints: Path, *, keep: int, best_step: int | None) -> None:
+    """Remove all but the newest ``keep`` checkpoints and the best one."""
+    steps = steps_on_disk(checkpoints)
+    kept = set(steps[-keep:]) | {best_step}
+    for step in steps:
+        if step not in kept:
+            shutil.rmtree(checkpoints / f"step-{step}")
+    for leftover in checkpoints.glob(".step-*.partial"):
+        shutil.rmtree(leftover)

@@ -1,0 +1,220 @@
+"""From options to a trained model: optimizer, schedule, callbacks and resume around the loop."""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from nlpapp import seeding
+from nlpapp.data.sampling import StepData
+from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.objectives.step import Objective
+from nlpapp.training import checkpoint
+from nlpapp.training.callbacks import (
+    Callback,
+    Checkpointer,
+    EarlyStopping,
+    Evaluate,
+    Evaluation,
+    MetricsLog,
+    ProgressBar,
+)
+from nlpapp.training.optimizers import OptimizerConfig, build_optimizer
+from nlpapp.training.processes import on_cpu_group
+from nlpapp.training.run_folder import RunFolder
+from nlpapp.training.schedules import ScheduleConfig
+from nlpapp.training.trainer import Trainer
+
+logger = logging.getLogger("nlpapp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How long and how to train; the same options for every command that trains."""
+
+    max_steps: int | None = None
+    """Optimizer steps; when absent, num_epochs decides."""
+    num_epochs: float = 3.0
+    """Passes over the training data, where max_steps is absent; may be a fraction."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches that a process runs for one optimizer step; batch_size is split over them."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 turns clipping off."""
+    precision: Literal["float32", "bf16", "fp16"] = "float32"
+    """Arithmetic of the forward pass; weights and optimizer stay float32."""
+    log_every: int = 50
+    """Optimizer steps between two records of training metrics."""
+    evaluate_every: int = 0
+    """Optimizer steps between two evaluations; 0: at the end of each epoch."""
+    checkpoint_every: int = 0
+    """Optimizer steps between two checkpoints; 0: at each evaluation, or at the end if there is none."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints stay on disk, beside the best."""
+    early_stopping_patience: int = 0
+    """Stop after this many evaluations in a row without improvement; 0: never."""
+    resume: str = "auto"
+    """auto: go on from the newest sound checkpoint; never: start anew; or a checkpoint's folder."""
+    num_workers: int = 0
+    """Processes that prepare batches beside the training; 0: the training process does it."""
+    tensorboard: bool = True
+    """Write TensorBoard event files to <output_dir>/tensorboard."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW."""
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """Learning-rate schedule."""
+
+    def __post_init__(self) -> None:
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ConfigError(f"training.max_steps is {self.max_steps}; it must be at least 1")
+        if self.max_steps is None and not self.num_epochs > 0:
+            raise ConfigError(f"training.num_epochs is {self.num_epochs}; it must be over 0")
+        for key in ("gradient_accumulation_steps", "log_every", "keep_checkpoints"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be at least 1")
+        for key in ("evaluate_every", "checkpoint_every", "early_stopping_patience", "num_workers"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be 0 or more")
+
+    def total_steps(self, steps: StepData) -> int:
+        """Return the number of optimizer steps of the whole run over ``steps``."""
+        return self.max_steps or max(1, math.ceil(self.num_epochs * steps.num_steps(0)))
+
+
+def set_seed(seed: int, *names: str | int) -> None:
+    """Seed torch's generators (weights, dropout) with the stream called ``names``."""
+    torch.manual_seed(seeding.derive_seed(seed, *names))
+
+
+def fit(
+    *,
+    run: RunFolder,
+    model: torch.nn.Module,
+    objective: Objective,
+    steps: StepData,
+    training: TrainingConfig,
+    seed: int,
+    evaluate: Evaluate | None = None,
+    best_metric: str | None = None,
+    greater_is_better: bool = True,
+    fingerprint: str | None = None,
+) -> dict[str, float]:
+    """Train ``model`` on ``steps`` and return its figures.
+
+    Args:
+        run: where metrics and checkpoints go.
+        model: trained in place; afterwards it holds the best weights where ``best_metric`` is given,
+            the last ones otherwise, on the CPU or device that trained it.
+        objective: what to minimise.
+        steps: training data.
+        training: length, optimizer, schedule, logging, checkpoints.
+        seed: of dropout; the order of data is the business of ``steps``.
+        evaluate: gives metrics of the unwrapped model; called on all processes.
+        best_metric: a name in these metrics that chooses the best weights.
+        greater_is_better: whether more of ``best_metric`` is better.
+        fingerprint: the tokenizer's, kept in checkpoints.
+
+    Returns:
+        The metrics of the best (or last) evaluation, and "steps", "seconds", "tokens_per_second".
+
+    Raises:
+        Interrupted: a stop signal came; the state was saved.
+        TrainingError: a loss was not finite.
+        CheckpointError: a checkpoint could not be written, or the one to resume from does not fit.
+    """
+    # A process may train several models one after the other with different precisions.
+    AcceleratorState._reset_state()
+    mixed_precision = {"float32": "no"}.get(training.precision, training.precision)
+    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=on_cpu_group())
+    set_seed(seed, "training", accelerator.process_index)
+    model.to(accelerator.device)
+    optimizer = build_optimizer(model, training.optimizer)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    checkpointer = Checkpointer(
+        run,
+        every=training.checkpoint_every,
+        keep=training.keep_checkpoints,
+        fingerprint=fingerprint,
+    )
+    trainer = Trainer(
+        accelerator=accelerator,
+        model=prepared,
+        optimizer=prepared_optimizer,
+        objective=objective,
+        steps=steps,
+        max_steps=training.total_steps(steps),
+        schedule=training.schedule,
+        accumulation=training.gradient_accumulation_steps,
+        max_grad_norm=training.max_grad_norm,
+        num_workers=training.num_workers,
+        callbacks=_callbacks(run, training, checkpointer, evaluate, best_metric, greater_is_better),
+        checkpointer=checkpointer,
+    )
+    _resume(trainer, checkpointer, training.resume, run)
+    trainer.fit()
+    return _result(trainer, run, best_metric)
+
+
+def _callbacks(
+    run: RunFolder,
+    training: TrainingConfig,
+    checkpointer: Checkpointer,
+    evaluate: Evaluate | None,
+    best_metric: str | None,
+    greater_is_better: bool,
+) -> list[Callback]:
+    callbacks: list[Callback] = [
+        ProgressBar(description=run.path.name, enabled=run.is_main),
+        MetricsLog(run, every=training.log_every, tensorboard=training.tensorboard),
+    ]
+    if evaluate is not None:
+        callbacks.append(
+            Evaluation(
+                evaluate,
+                every=training.evaluate_every,
+                best_metric=best_metric,
+                greater_is_better=greater_is_better,
+            )
+        )
+    if training.early_stopping_patience:
+        if best_metric is None:
+            raise ConfigError(
+                "early_stopping_patience needs an evaluation with a metric to compare"
+            )
+        callbacks.append(EarlyStopping(patience=training.early_stopping_patience))
+    return [*callbacks, checkpointer]
+
+
+def _resume(trainer: Trainer, checkpointer: Checkpointer, resume: str, run: RunFolder) -> None:
+    if resume == "never":
+        if run.is_main:
+            run.rewind(-1, 0.0)
+        return
+    folder = checkpointer.newest() if resume == "auto" else Path(resume)
+    if folder is not None and not folder.is_dir():
+        raise CheckpointError(f"training.resume: there is no checkpoint {folder}")
+    if folder is not None:
+        checkpointer.load(trainer, folder)
+    elif run.is_main:
+        run.rewind(-1, 0.0)
+
+
+def _result(trainer: Trainer, run: RunFolder, best_metric: str | None) -> dict[str, float]:
+    state = trainer.state
+    metrics = dict(state.last_metrics)
+    if best_metric is not None and state.best_step is not None:
+        metrics = dict(state.best_metrics) | {"best_step": float(state.best_step)}
+        if state.best_step != state.step:
+            folder = run.checkpoints / f"step-{state.best_step}"
+            checkpoint.load_weights(folder, trainer.accelerator.unwrap_model(trainer.model))
+    metrics["steps"] = float(state.step)
+    metrics["seconds"] = run.seconds
+    metrics["tokens_per_second"] = state.tokens / max(state.train_seconds, 1e-9)
+    trainer.accelerator.wait_for_everyone()
+    return metrics

@@ -1,0 +1,244 @@
+"""What a run leaves behind: configuration, environment, metrics, log, in one folder with fixed names.
+
+Only the main process writes. Tools and tests read these files, so their names and forms are a contract
+(docs/architecture.md lists them).
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from tqdm.auto import tqdm
+
+from nlpapp import __version__
+from nlpapp.errors import ConfigError, NlpappError
+
+logger = logging.getLogger("nlpapp")
+
+UNBINDING_KEYS = {
+    "output_dir",
+    "training.resume",
+    "training.num_workers",
+    "training.log_every",
+    "training.keep_checkpoints",
+}
+"""Options that may differ between a run and its continuation: they change no number of the run."""
+
+PACKAGES = "torch transformers datasets tokenizers accelerate evaluate numpy onnxruntime scikit-learn".split()
+
+
+class RunFolder:
+    """The folder of one run; make it with `RunFolder.open`."""
+
+    def __init__(self, path: Path, *, is_main: bool) -> None:
+        """Point at ``path`` without touching the disk."""
+        self.path = path
+        self.is_main = is_main
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+        self.plots = path / "plots"
+        self.finished: dict[str, float] | None = None
+        self._start = time.monotonic()
+
+    @classmethod
+    def open(cls, output_dir: str | Path, *, config: Any, command: str, seed: int) -> "RunFolder":
+        """Create the folder of a run, or open it again to go on.
+
+        Args:
+            output_dir: the folder; it is created, or must hold a run of the same configuration.
+            config: the recipe's Config; written to config.yaml before anything else happens.
+            command: the command's name, for environment.json.
+            seed: the run's seed, for environment.json.
+
+        Raises:
+            ConfigError: the folder holds another run, or something that is not a run.
+        """
+        run = cls(Path(output_dir), is_main=int(os.environ.get("RANK", "0")) == 0)
+        settings = dataclasses.asdict(config)
+        if (run.path / "metrics.json").is_file():
+            run.finished = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
+        if run.is_main:
+            _check_same_run(run.path, settings)
+            try:
+                run.path.mkdir(parents=True, exist_ok=True)
+                text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+                write_atomically(run.path / "config.yaml", text)
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot write to the output folder {run.path}: {error}. "
+                    "Choose another output_dir, or make this one writable."
+                ) from error
+            if run.finished is None:
+                record = json.dumps(environment(command, seed), indent=2)
+                write_atomically(run.path / "environment.json", record)
+        _log_to(run.path / "train.log" if run.is_main else None)
+        if run.finished is not None:
+            logger.info("%s is complete already: nothing to do (remove it to run again)", run.path)
+        return run
+
+    def log(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Append one record to metrics.jsonl."""
+        if self.is_main:
+            seconds = round(self.seconds, 3)
+            record = {"step": step, "split": split, "seconds": seconds, **metrics}
+            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this run, those before a resume included."""
+        return time.monotonic() - self._start
+
+    def rewind(self, step: int, seconds: float) -> None:
+        """Drop the records after ``step``: the run goes on from there, ``seconds`` into its time."""
+        self._start = time.monotonic() - seconds
+        path = self.path / "metrics.jsonl"
+        if self.is_main and path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _record_step(line) <= step]
+            write_atomically(path, "".join(line + "\n" for line in kept))
+
+    def finish(self, metrics: dict[str, float]) -> None:
+        """Write metrics.json: its presence says that the run is complete."""
+        if self.is_main:
+            write_atomically(self.path / "metrics.json", json.dumps(metrics, indent=2))
+        self.finished = metrics
+
+
+def _record_step(line: str) -> float:
+    # A line cut short by a kill belongs to no step.
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return float("inf")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path``, sync it, and rename: a reader sees the old file or the new."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested ``settings`` with dotted keys: ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _check_same_run(path: Path, settings: dict[str, Any]) -> None:
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"output_dir {path} is a file; give a folder")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    recorded = path / "config.yaml"
+    if not recorded.is_file():
+        raise ConfigError(
+            f"output_dir {path} is not empty and holds no run (no config.yaml). "
+            "Give an empty or a new folder."
+        )
+    # Through YAML and back, so that tuples and lists compare equal.
+    new = flatten(yaml.safe_load(yaml.safe_dump(settings)))
+    old = flatten(yaml.safe_load(recorded.read_text(encoding="utf-8")) or {})
+    different = [
+        f"{key}: {old.get(key, '(absent)')!r} there, {new.get(key, '(absent)')!r} now"
+        for key in sorted(old.keys() | new.keys())
+        if key not in UNBINDING_KEYS and old.get(key) != new.get(key)
+    ]
+    if different:
+        raise ConfigError(
+            f"output_dir {path} holds another run; it differs in {'; '.join(different)}. "
+            "Give another output_dir, or the same options to go on with that run."
+        )
+
+
+def environment(command: str, seed: int) -> dict[str, Any]:
+    """Return what is needed to know where the figures of a run come from."""
+    versions = {"python": platform.python_version(), "nlpapp": __version__}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    cuda = torch.cuda.is_available()
+    return {
+        "command": command,
+        "arguments": sys.argv[1:],
+        "seed": seed,
+        "versions": versions,
+        "git_commit": _git_commit(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if cuda else platform.machine() + " CPU",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _log_to(path: Path | None) -> None:
+    """Send the package's log to the console and, on the main process, to ``path``."""
+    for handler in list(logger.handlers):
+        if isinstance(handler, logging.FileHandler | _ConsoleHandler):
+            logger.removeHandler(handler)
+            handler.close()
+    if path is None:
+        return
+    logger.setLevel(logging.INFO)
+    console, file = _ConsoleHandler(), logging.FileHandler(path, encoding="utf-8")
+    console.setFormatter(logging.Formatter("%(message)s"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(console)
+    logger.addHandler(file)
+
+
+def require_run_folder(path: str | Path) -> Path:
+    """Return ``path`` if it holds a run.
+
+    Raises:
+        NlpappError: it does not.
+    """
+    folder = Path(path)
+    if not (folder / "config.yaml").is_file():
+        raise NlpappError(
+            f"{folder} is not a run folder: it has no config.yaml. A run folder is the output_dir of a command."
+        )
+    return folder

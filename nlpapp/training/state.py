@@ -1,0 +1,29 @@
+"""Where training stands: the numbers that a checkpoint keeps as JSON."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class TrainerState:
+    """Where training stands."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    epoch: int = 0
+    """The epoch that the next step belongs to."""
+    step_in_epoch: int = 0
+    """Steps done of that epoch; 0 right after an epoch has ended."""
+    tokens: float = 0.0
+    """Real (unpadded) tokens trained on, all processes together."""
+    train_seconds: float = 0.0
+    """Seconds spent in training steps, waiting for data included, evaluation left out."""
+    best_value: float | None = None
+    """The best evaluation's value of the metric that is compared."""
+    best_step: int | None = None
+    """The step of that evaluation."""
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    """All metrics of that evaluation."""
+    last_metrics: dict[str, float] = field(default_factory=dict)
+    """All metrics of the last evaluation."""
+    evaluations_without_improvement: int = 0
+    """Evaluations in a row that did not improve on the best."""

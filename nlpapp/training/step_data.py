@@ -1,0 +1,111 @@
+"""Between the data and the loop: the rest of an epoch, and the totals of one step over all processes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from nlpapp.data.sampling import StepData
+from nlpapp.errors import DataError
+from nlpapp.objectives.step import Batch, Objective
+
+MOST_TERMS = 8
+"""Loss terms that an objective may have."""
+
+
+class _EpochRest(torch.utils.data.Dataset):
+    """The steps that are left of an epoch, one item a step: this process's micro-batches."""
+
+    def __init__(
+        self, steps: StepData, epoch: int, start: int, accelerator: Accelerator, accumulation: int
+    ) -> None:
+        self.steps, self.epoch, self.start = steps, epoch, start
+        self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
+        self.accumulation = accumulation
+
+    def __len__(self) -> int:
+        return self.steps.num_steps(self.epoch) - self.start
+
+    def __getitem__(self, index: int) -> list[Batch]:
+        if index >= len(self):
+            raise IndexError(index)
+        return self.steps.micro_batches(
+            self.epoch,
+            self.start + index,
+            rank=self.rank,
+            world_size=self.world_size,
+            accumulation=self.accumulation,
+        )
+
+
+def load_epoch(
+    steps: StepData,
+    epoch: int,
+    start: int,
+    *,
+    accelerator: Accelerator,
+    accumulation: int,
+    num_workers: int,
+) -> Iterator[list[Batch]]:
+    """Yield this process's micro-batches for each step of ``epoch`` from step ``start`` on."""
+    # Its own generator: the loader must not draw from the one that dropout uses, or a resumed run
+    # would see other random numbers than one that was not interrupted.
+    return iter(
+        torch.utils.data.DataLoader(
+            _EpochRest(steps, epoch, start, accelerator, accumulation),
+            batch_size=None,
+            num_workers=num_workers,
+            generator=torch.Generator(),
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTotals:
+    """What all processes together know about one step before it runs."""
+
+    counts: dict[str, float]
+    """Predictions of each loss term."""
+    tokens: float
+    """Real (unpadded) tokens."""
+    signal_number: int
+    """A stop signal that some process received, or 0."""
+    is_complete: bool
+    """Whether every process has data; a last step may have fewer examples than there are processes."""
+
+
+def step_totals(
+    accelerator: Accelerator, objective: Objective, micro_batches: list[Batch], signal_number: int
+) -> StepTotals:
+    """Add up predictions, tokens and signals over the step's micro-batches and processes.
+
+    One exchange of a few numbers a step: it is what makes the loss the mean over the whole step.
+
+    Raises:
+        DataError: no process has anything to predict.
+    """
+    counts: dict[str, float] = {}
+    tokens = 0
+    for batch in micro_batches:
+        tokens += int(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum())
+        for name, count in objective.counts(batch).items():
+            counts[name] = counts.get(name, 0.0) + count
+    if accelerator.num_processes > 1:
+        # A process without data does not know the terms, so the row has room for a few of them.
+        row = torch.zeros(3 + MOST_TERMS, dtype=torch.float64)
+        row[0], row[1], row[2] = tokens, signal_number, not micro_batches
+        row[3 : 3 + len(counts)] = torch.tensor(list(counts.values()))
+        rows = accelerator.gather(row[None].to(accelerator.device)).cpu()
+        tokens, signal_number = int(rows[:, 0].sum()), int(rows[:, 1].max())
+        counts = dict(zip(counts, rows[:, 3:].sum(dim=0).tolist(), strict=False))
+        is_complete = not rows[:, 2].any().item()
+    else:
+        is_complete = bool(micro_batches)
+    if is_complete and not any(counts.values()):
+        raise DataError(
+            "a training step has nothing to predict; check the labels or masks of the data"
+        )
+    return StepTotals(
+        counts=counts, tokens=tokens, signal_number=signal_number, is_complete=is_complete
+    )

@@ -1,0 +1,165 @@
+"""The loop of all jobs: pretraining, fine-tuning, distillation, language models.
+
+A step reads its micro-batches, sums their gradients into the mean over the whole step's predictions,
+and updates once. Everything that happens now and then (logging, evaluation, checkpoints) is a callback.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+
+from nlpapp.data.sampling import StepData
+from nlpapp.errors import Interrupted, TrainingError
+from nlpapp.objectives.step import Batch, Counts, Objective
+from nlpapp.training.checkpoint import to_device
+from nlpapp.training.schedules import ScheduleConfig, learning_rate_factor
+from nlpapp.training.signals import StopSignals
+from nlpapp.training.state import TrainerState
+from nlpapp.training.step_data import load_epoch, step_totals
+
+if TYPE_CHECKING:
+    from nlpapp.training.callbacks import Callback, Checkpointer
+
+
+MetricSums = dict[str, list[Any]]
+"""name -> [sum, count], as tensors where they are on a device."""
+
+
+class Trainer:
+    """Runs ``steps`` through ``objective`` and ``model`` until ``max_steps``; see `training.fit`."""
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        optimizer: Any,
+        objective: Objective,
+        steps: StepData,
+        max_steps: int,
+        schedule: ScheduleConfig,
+        accumulation: int,
+        max_grad_norm: float,
+        num_workers: int,
+        callbacks: Sequence["Callback"],
+        checkpointer: "Checkpointer",
+    ) -> None:
+        """Keep the parts; ``model`` and ``optimizer`` are prepared by ``accelerator`` already."""
+        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        self.objective, self.steps, self.max_steps = objective, steps, max_steps
+        self.schedule, self.accumulation = schedule, accumulation
+        self.max_grad_norm, self.num_workers = max_grad_norm, num_workers
+        self.callbacks, self.checkpointer = callbacks, checkpointer
+        self.state = TrainerState()
+        self.carry: list[Any] = [None] * accumulation
+        self.should_stop = False
+        self.learning_rate = 0.0
+
+    def fit(self) -> None:
+        """Train to the end, or until a callback asks to stop.
+
+        Raises:
+            Interrupted: SIGTERM or SIGINT came; the state was saved.
+            TrainingError: the loss was not finite; nothing was updated by that step.
+        """
+        self.model.train()
+        for callback in self.callbacks:
+            callback.on_start(self)
+        try:
+            with StopSignals() as signals:
+                while self.state.step < self.max_steps and not self.should_stop:
+                    self._run_epoch(signals)
+            for callback in self.callbacks:
+                callback.on_end(self)
+        finally:
+            for callback in self.callbacks:
+                callback.close()
+
+    def _run_epoch(self, signals: StopSignals) -> None:
+        """Run the steps that are left of this epoch."""
+        start = time.perf_counter()
+        rest = load_epoch(
+            self.steps,
+            self.state.epoch,
+            self.state.step_in_epoch,
+            accelerator=self.accelerator,
+            accumulation=self.accumulation,
+            num_workers=self.num_workers,
+        )
+        for micro_batches in rest:
+            totals = step_totals(self.accelerator, self.objective, micro_batches, signals.received)
+            # A last step with fewer examples than processes is passed over.
+            metrics = self._train_step(micro_batches, totals.counts) if totals.is_complete else {}
+            self._advance()
+            self.state.tokens += totals.tokens
+            self.state.train_seconds += time.perf_counter() - start
+            for callback in self.callbacks:
+                callback.on_step(self, metrics)
+            if totals.signal_number:
+                self._stop(totals.signal_number)
+            if (
+                self.state.step >= self.max_steps
+                or self.should_stop
+                or not self.state.step_in_epoch
+            ):
+                return
+            start = time.perf_counter()
+
+    def _advance(self) -> None:
+        state = self.state
+        state.step += 1
+        state.step_in_epoch += 1
+        if state.step_in_epoch == self.steps.num_steps(state.epoch):
+            state.epoch, state.step_in_epoch = state.epoch + 1, 0
+            self.carry = [None] * self.accumulation
+
+    def _train_step(self, micro_batches: list[Batch], counts: Counts) -> MetricSums:
+        """Do one optimizer step; return this process's sum and count of each metric."""
+        sums: MetricSums = {}
+        loss = torch.zeros((), device=self.accelerator.device)
+        for index, batch in enumerate(micro_batches):
+            batch = to_device(batch, self.accelerator.device)
+            is_last = index == len(micro_batches) - 1
+            # Gradients are exchanged between processes only at the last micro-batch.
+            sync = nullcontext() if is_last else self.accelerator.no_sync(self.model)
+            with sync, self.accelerator.autocast():
+                output = self.objective(self.model, batch, counts, self.carry[index])
+                # Processes' gradients are averaged; the loss is a sum over processes.
+                self.accelerator.backward(output.loss * self.accelerator.num_processes)
+            self.carry[index] = output.carry
+            loss += output.loss.detach()
+            for name, (total, count) in output.metrics.items():
+                entry = sums.setdefault(name, [0.0, 0.0])
+                entry[0], entry[1] = entry[0] + total, entry[1] + count
+        self._check_finite(loss)
+        if self.max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        factor = learning_rate_factor(self.schedule, self.state.step, self.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate = group["initial_lr"] * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return sums
+
+    def _stop(self, signal_number: int) -> None:
+        path = self.checkpointer.save(self)
+        raise Interrupted(
+            f"stopped by signal {signal_number} after step {self.state.step}; saved {path}. "
+            "The same command goes on from there.",
+            signal_number=signal_number,
+        )
+
+    def _check_finite(self, loss: torch.Tensor) -> None:
+        total = self.accelerator.reduce(loss, reduction="sum").item()
+        if not math.isfinite(total):
+            last = self.checkpointer.newest()
+            raise TrainingError(
+                f"the loss of step {self.state.step + 1} is {total}; stopped before the update. "
+                f"The last checkpoint is {last or 'not written yet'}. Lower the learning rate, check "
+                "the data of this step, or leave fp16."
+            )

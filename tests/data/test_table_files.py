@@ -1,0 +1,153 @@
+import csv
+import json
+
+import pytest
+
+from nlpapp.data.table_files import open_table
+from nlpapp.errors import DataError
+
+
+def write(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def read(path, **options):
+    return list(open_table(path, **options).rows)
+
+
+def message(path, **options):
+    with pytest.raises(DataError) as error:
+        read(path, **options)
+    return str(error.value)
+
+
+def test_tsv_quotes_are_text_and_line_numbers_count_the_header(tmp_path):
+    path = write(tmp_path, "a.tsv", 'text\tlabel\n"open quote\t1\nhe said "no"\t0\n')
+    assert read(path) == [(2, ['"open quote', "1"]), (3, ['he said "no"', "0"])]
+
+
+def test_tsv_byte_order_mark_windows_breaks_and_empty_lines(tmp_path):
+    path = write(tmp_path, "a.tsv", b"\xef\xbb\xbftext\tlabel\r\n\r\na\t1\r\n\r\n")
+    table = open_table(path)
+    assert table.columns == ("text", "label")
+    assert list(table.rows) == [(3, ["a", "1"])]
+
+
+def test_tsv_unicode_line_separators_do_not_end_a_row(tmp_path):
+    path = write(tmp_path, "a.tsv", "text\tlabel\na\u2028b\x85c\x0bd\t1\n")
+    assert read(path) == [(2, ["a\u2028b\x85c\x0bd", "1"])]
+
+
+def test_tsv_without_header_takes_the_given_columns(tmp_path):
+    path = write(tmp_path, "a.tsv", "x\ty\n")
+    assert open_table(path, columns=("one", "two")).position("two") == 1
+    assert read(path, columns=("one", "two")) == [(1, ["x", "y"])]
+
+
+@pytest.mark.parametrize("row", ["alone", "a\t1\tmore"])
+def test_row_of_another_width_names_file_line_found_and_expected(tmp_path, row):
+    path = write(tmp_path, "a.tsv", f"text\tlabel\nfine\t0\n{row}\n")
+    found = row.count("\t") + 1
+    text = message(path)
+    assert f"{path}, line 3: found {found} column" in text
+    assert "expected 2" in text
+
+
+def test_broken_rows_can_be_left_out_and_counted(tmp_path):
+    path = write(tmp_path, "a.tsv", "text\tlabel\na\t1\nbroken\nb\t0\n")
+    broken = []
+    assert [values for _, values in read(path, broken=broken)] == [["a", "1"], ["b", "0"]]
+    assert broken == [3]
+
+
+def test_csv_agrees_with_what_pythons_writer_wrote(tmp_path):
+    rows = [["a, b", '"quoted"'], ["two\n\nparagraphs", "1"], ["", "0"]]
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text", "label"], *rows])
+    table = open_table(path)
+    assert table.columns == ("text", "label")
+    assert list(table.rows) == [(2, rows[0]), (3, rows[1]), (6, rows[2])]
+
+
+def test_csv_with_a_bare_quote_names_the_line(tmp_path):
+    path = write(tmp_path, "a.csv", 'text,label\nfine,1\n"open,0\n')
+    assert f"{path}, line 3: not sound CSV" in message(path)
+
+
+def test_csv_row_of_another_width(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\na,b,1\n")
+    assert "line 2: found 3 columns, expected 2" in message(path)
+
+
+def test_csv_takes_long_fields(tmp_path):
+    long = "word " * 60_000
+    path = write(tmp_path, "a.csv", f'text,label\n"{long}",1\n')
+    assert read(path)[0][1][0] == long
+
+
+def test_jsonl_values_become_text(tmp_path):
+    objects = [
+        {"text": 'say "hi"\tthere', "label": 1, "extra": None},
+        {"label": True, "text": "b", "extra": 0.5},
+    ]
+    path = write(tmp_path, "a.jsonl", "".join(json.dumps(o) + "\n" for o in objects))
+    table = open_table(path)
+    assert table.columns == ("text", "label", "extra")
+    assert [values for _, values in table.rows] == [
+        ['say "hi"\tthere', "1", ""],
+        ["b", "true", "0.5"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("{", "line 2, column 2: not JSON"),
+        ("[1]", "line 2: expected one JSON object a line"),
+        ('{"text": "b"}', "line 2: no key 'label'"),
+        ('{"text": ["b"], "label": 1}', "line 2: the value of 'text' is a list"),
+    ],
+)
+def test_jsonl_faults_name_the_line(tmp_path, line, expected):
+    path = write(tmp_path, "a.jsonl", '{"text": "a", "label": 1}\n' + line + "\n")
+    assert f"{path}, {expected}" in message(path)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.jsonl"])
+def test_not_utf8_names_line_and_byte_offset(tmp_path, name):
+    good = b'{"text": "a"}\n' if name == "a.jsonl" else b"text\n"
+    path = write(tmp_path, name, good + b"caf\xe9\n")
+    text = message(path)
+    assert f"{path}, line 2: not UTF-8 at byte {len(good) + 3} of the file (0xe9)" in text
+    assert "iconv" in text
+
+
+def test_not_utf8_after_a_byte_order_mark_counts_the_mark(tmp_path):
+    path = write(tmp_path, "a.tsv", b"\xef\xbb\xbfab\xff\n")
+    assert "line 1: not UTF-8 at byte 5 " in message(path)
+
+
+def test_utf16_is_told_by_its_mark(tmp_path):
+    path = write(tmp_path, "a.tsv", "text\tlabel\n".encode("utf-16"))
+    assert "iconv -f UTF-16" in message(path)
+
+
+def test_absent_empty_folder_and_unknown_format(tmp_path):
+    write(tmp_path, "train.tsv", "text\n")
+    assert "there is no such file. Did you mean 'train.tsv'?" in message(tmp_path / "trian.tsv")
+    assert "the file is empty" in message(write(tmp_path, "b.tsv", ""))
+    assert "this is a folder" in message(tmp_path)
+    assert "expected .tsv, .txt, .csv, .jsonl, .json" in message(write(tmp_path, "a.xml", "x"))
+
+
+def test_missing_column_lists_those_there_and_the_nearest(tmp_path):
+    table = open_table(write(tmp_path, "a.tsv", "sentence\tlabel\n"))
+    with pytest.raises(DataError, match="'sentence', 'label'.* Did you mean 'sentence'"):
+        table.position("sentense")
+
+
+def test_repeated_column_is_refused(tmp_path):
+    assert "names column 'a' more than once" in message(write(tmp_path, "a.tsv", "a\tb\ta\n"))

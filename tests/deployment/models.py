@@ -1,0 +1,55 @@
+"""Small random classifiers of every kind that can be exported."""
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+import nlpapp.models  # noqa: F401  registers the BiLSTM
+
+SIZES = {
+    "vocab_size": 80,
+    "hidden_size": 16,
+    "embedding_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 48,
+    "dim": 16,
+    "hidden_dim": 32,
+    "n_layers": 2,
+    "n_heads": 2,
+    "classifier_size": 10,
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+}
+KEYS = {
+    "bilstm": ("vocab_size", "embedding_size", "hidden_size", "classifier_size"),
+    "distilbert": ("vocab_size", "dim", "hidden_dim", "n_layers", "n_heads"),
+}
+LABELS = {0: "bad", 1: "fine", 2: "good"}
+
+
+def build_model(kind: str, *, labels=LABELS, **options):
+    torch.manual_seed(0)
+    keys = KEYS.get(
+        kind, [key for key in SIZES if key not in ("dim", "hidden_dim", "n_layers", "n_heads")]
+    )
+    sizes = {key: SIZES[key] for key in keys} | {"max_position_embeddings": 48, "pad_token_id": 0}
+    if kind == "bilstm":
+        del sizes["max_position_embeddings"]
+    if kind in ("roberta", "xlm-roberta"):
+        sizes |= {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 50}
+    names = {name: index for index, name in labels.items()}
+    config = AutoConfig.for_model(kind, **(sizes | options), id2label=labels, label2id=names)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():  # random heads of deviation 0.02 would hide differences
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight.normal_(std=0.3)
+    return model
+
+
+def load_tokenizer(folder, *, token_types=True):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer.model_input_names = names if token_types else ["input_ids", "attention_mask"]
+    return tokenizer

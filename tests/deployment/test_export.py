@@ -1,0 +1,166 @@
+import hashlib
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from nlpapp.deployment import export
+from nlpapp.deployment.export import SUPPORTED, export_classifier, input_names, random_feeds
+from nlpapp.errors import CheckpointError, ConfigError
+from tests.deployment.models import build_model, load_tokenizer
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer_folder):
+    return load_tokenizer(tiny_tokenizer_folder)
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+@torch.inference_mode()
+def test_exported_logits_are_pytorchs_at_shapes_never_traced(kind, tokenizer, tmp_path):
+    model = build_model(kind)
+    metrics = export_classifier(
+        model, tokenizer, tmp_path / "bundle", max_seq_length=40, int8=False
+    )
+    assert metrics["fp32_max_difference"] <= 1e-4 and metrics["fp32_label_agreement"] == 1
+    session = onnxruntime.InferenceSession(str(tmp_path / "bundle" / "model.onnx"))
+    for feed in random_feeds(
+        model,
+        input_names(model, tokenizer),
+        max_seq_length=48,
+        seed=9,
+        shapes=[(19, 3), (1, 48), (3, 17)],
+    ):
+        expected = model(**{name: torch.from_numpy(value) for name, value in feed.items()}).logits
+        np.testing.assert_allclose(session.run(None, feed)[0], expected, atol=1e-4)
+
+
+def test_random_feeds_cover_the_extreme_shapes_and_padding(tokenizer):
+    model = build_model("bert")
+    feeds = list(random_feeds(model, input_names(model, tokenizer), max_seq_length=33, seed=3))
+    shapes = {feed["input_ids"].shape for feed in feeds}
+    assert {(1, 1), (1, 33), (16, 1), (16, 33)} <= shapes and len(shapes) > 15
+    assert all(1 <= rows <= 16 and 1 <= width <= 33 for rows, width in shapes)
+    assert sum((feed["attention_mask"] == 0).any() for feed in feeds) > 15
+    assert any(feed["token_type_ids"].any() for feed in feeds)
+
+
+def test_bundle_holds_what_its_manifest_says(tokenizer, tmp_path):
+    model = build_model("bilstm", tokenizer_fingerprint="abc")
+    metrics = export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=20)
+    files = {path.name for path in (tmp_path / "bundle").iterdir()}
+    parts = {
+        "model.onnx",
+        "model.int8.onnx",
+        "tokenizer.json",
+        "labels.json",
+        "metrics.json",
+        "README.md",
+    }
+    assert files == parts | {"manifest.json"}
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert manifest["model_type"] == "bilstm" and manifest["tokenizer_fingerprint"] == "abc"
+    assert manifest["files"] == {
+        name: hashlib.sha256((tmp_path / "bundle" / name).read_bytes()).hexdigest()
+        for name in parts
+    }
+    assert json.loads((tmp_path / "bundle" / "labels.json").read_text()) == {
+        "labels": ["bad", "fine", "good"]
+    }
+    assert json.loads((tmp_path / "bundle" / "metrics.json").read_text()) == metrics
+    assert metrics["parameters"] == sum(weight.numel() for weight in model.parameters())
+    readme = (tmp_path / "bundle" / "README.md").read_text()
+    assert "bad, fine, good" in readme and "Predictor" in readme and "int8" in readme
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle"}
+
+
+@pytest.mark.parametrize("kind", ["bilstm", "bert"])
+def test_int8_quantises_embeddings_lstm_and_matrices(kind, tokenizer, tmp_path):
+    metrics = export_classifier(
+        build_model(kind), tokenizer, tmp_path / "bundle", max_seq_length=20
+    )
+    graph = onnx.load(tmp_path / "bundle" / "model.int8.onnx").graph
+    operators = [node.op_type for node in graph.node]
+    assert "LSTM" not in operators and "Gemm" not in operators
+    if kind == "bilstm":
+        assert operators.count("DynamicQuantizeLSTM") == 1
+    left = [
+        t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1
+    ]
+    assert sum(np.prod(t.dims) for t in left) < 0.1 * metrics["parameters"]
+    assert metrics["int8_weight_share"] > 0.8
+    assert metrics["int8_max_difference"] > 0 and 0.8 < metrics["int8_label_agreement"] <= 1
+
+
+def test_int8_of_a_model_of_usual_size_is_near_a_quarter(tokenizer, tmp_path):
+    model = build_model("bilstm", vocab_size=5000, embedding_size=100, hidden_size=50)
+    metrics = export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=8)
+    assert metrics["int8_bytes"] < 0.3 * metrics["fp32_bytes"]
+
+
+def test_a_model_that_is_exported_wrongly_is_refused(tokenizer, tmp_path, monkeypatch):
+    right = export.write_onnx
+
+    def wrong(model, names, path):
+        with torch.no_grad():
+            model.classifier.bias += 0.001
+        right(model, names, path)
+        with torch.no_grad():
+            model.classifier.bias -= 0.001
+
+    monkeypatch.setattr(export, "write_onnx", wrong)
+    with pytest.raises(CheckpointError, match="differ from PyTorch's by 0.001"):
+        export_classifier(build_model("bert"), tokenizer, tmp_path / "bundle", max_seq_length=20)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(tokenizer, tmp_path):
+    model = build_model("bilstm")
+    with torch.no_grad():
+        model.hidden.weight[0, 0] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite"):
+        export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=20)
+
+
+def test_unsupported_architecture_names_the_supported_ones(tokenizer, tmp_path):
+    sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "vocab_size": 80, "pad_token_id": 0}
+    config = AutoConfig.for_model("gpt2", **sizes)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(
+        ConfigError, match="'gpt2' cannot be exported; supported are albert, bert, bilstm"
+    ):
+        export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=20)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("bert", 48), ("roberta", 48)])
+def test_sequences_longer_than_the_models_positions_are_refused(kind, limit, tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match=f"over the model's {limit} positions"):
+        export_classifier(build_model(kind), tokenizer, tmp_path / "bundle", max_seq_length=49)
+    export_classifier(
+        build_model(kind), tokenizer, tmp_path / "bundle", max_seq_length=48, int8=False
+    )
+
+
+def test_only_a_bundle_is_replaced(tokenizer, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.txt").write_text("do not delete")
+    with pytest.raises(ConfigError, match="is no bundle"):
+        export_classifier(build_model("bilstm"), tokenizer, tmp_path / "thesis", max_seq_length=20)
+    assert (tmp_path / "thesis" / "chapter1.txt").exists()
+    for int8 in (True, False):
+        export_classifier(
+            build_model("bilstm"), tokenizer, tmp_path / "bundle", max_seq_length=20, int8=int8
+        )
+    assert not (tmp_path / "bundle" / "model.int8.onnx").exists()
+
+
+def test_exporting_leaves_the_users_tokenizer_and_model_as_they_were(tokenizer, tmp_path):
+    model = build_model("bert")
+    attention, before = model.config._attn_implementation, tokenizer.backend_tokenizer.to_str()
+    export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=5)
+    assert tokenizer.backend_tokenizer.to_str() == before
+    assert model.config._attn_implementation == attention

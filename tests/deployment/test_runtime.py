@@ -1,0 +1,176 @@
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+
+from nlpapp.deployment.export import export_classifier
+from nlpapp.deployment.runtime import Predictor
+from nlpapp.errors import CheckpointError, ConfigError, DataError
+from tests.deployment.models import build_model, load_tokenizer
+
+TEXTS = [
+    "the film was awful .",
+    "good",
+    "a great film , the cat and the dog ran under the hill and over the mat",
+    "a bird flew",
+]
+PAIRS = ["bad film", "the cat sat on the mat", "great", "the bird sat"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer_folder):
+    return load_tokenizer(tiny_tokenizer_folder)
+
+
+@pytest.fixture(scope="module")
+def bundles(tokenizer, tmp_path_factory):
+    """Bundles and the models they were made from."""
+    kinds = {
+        "bert": build_model("bert"),
+        "bilstm": build_model("bilstm"),
+        "siamese": build_model("bilstm", siamese=True),
+        "regression": build_model("bert", labels={0: "score"}),
+    }
+    made = {}
+    for name, model in kinds.items():
+        folder = tmp_path_factory.mktemp("bundles") / name
+        export_classifier(model, tokenizer, folder, max_seq_length=12)
+        made[name] = (folder, model)
+    return made
+
+
+@torch.inference_mode()
+def logits_one_by_one(model, tokenizer, texts, pairs=None):
+    rows = []
+    for index, text in enumerate(texts):
+        options = {"truncation": True, "max_length": 12, "return_tensors": "pt"}
+        if pairs is None:
+            batch = tokenizer(text, **options)
+        elif getattr(model.config, "siamese", False):
+            batch = tokenizer(text, **options)
+            other = tokenizer(pairs[index], **options)
+            batch |= {f"{key}_b": other[key] for key in ("input_ids", "attention_mask")}
+        else:
+            batch = tokenizer(text, pairs[index], **options)
+        rows.append(model(**batch).logits[0])
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"), [("bert", None), ("bert", PAIRS), ("bilstm", None), ("siamese", PAIRS)]
+)
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_predictions_are_those_of_pytorch_in_the_order_of_the_texts(
+    name, pairs, batch_size, bundles, tokenizer
+):
+    folder, model = bundles[name]
+    found = Predictor(folder).predict(TEXTS, pairs, batch_size=batch_size)
+    expected = logits_one_by_one(model, tokenizer, TEXTS, pairs).softmax(1).numpy()
+    for entry, row in zip(found, expected, strict=True):
+        assert list(entry["probabilities"]) == ["bad", "fine", "good"]
+        np.testing.assert_allclose(list(entry["probabilities"].values()), row, atol=1e-5)
+        assert entry["label"] == ["bad", "fine", "good"][row.argmax()]
+
+
+def test_a_tokenizer_without_token_types_gives_the_exported_model_none(
+    tiny_tokenizer_folder, tmp_path
+):
+    tokenizer = load_tokenizer(tiny_tokenizer_folder, token_types=False)
+    model = build_model("bert")
+    export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=12)
+    expected = logits_one_by_one(model, tokenizer, TEXTS, PAIRS)
+    found = Predictor(tmp_path / "bundle").logits(TEXTS, PAIRS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_int8_predicts_nearly_the_same(bundles):
+    folder, _ = bundles["bert"]
+    exact, small = (Predictor(folder, precision=name).logits(TEXTS) for name in ("fp32", "int8"))
+    assert 0 < np.abs(exact - small).max() < 0.3 * np.abs(exact).max()
+
+
+def test_a_regression_gives_scores(bundles, tokenizer):
+    folder, model = bundles["regression"]
+    expected = logits_one_by_one(model, tokenizer, TEXTS)[:, 0]
+    found = Predictor(folder).predict(TEXTS)
+    np.testing.assert_allclose([entry["score"] for entry in found], expected, atol=1e-5)
+
+
+def test_it_runs_where_torch_and_transformers_cannot_be_imported(bundles):
+    folder, _ = bundles["bilstm"]
+    program = """
+        import json, sys
+
+        class Block:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("torch", "transformers", "accelerate", "onnx"):
+                    raise ImportError(f"{name} is blocked")
+
+        sys.meta_path.insert(0, Block())
+        from nlpapp.deployment.runtime import Predictor
+
+        print(json.dumps(Predictor(sys.argv[1], precision=sys.argv[2]).predict(["a good film"])))
+    """
+    for precision in ("fp32", "int8"):
+        command = [sys.executable, "-c", textwrap.dedent(program), str(folder), precision]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        (found,) = json.loads(result.stdout)
+        assert found == Predictor(folder, precision=precision).predict(["a good film"])[0]
+
+
+def test_no_texts_have_no_predictions(bundles):
+    assert Predictor(bundles["bert"][0]).predict([]) == []
+
+
+@pytest.mark.parametrize(
+    ("texts", "pairs", "message"),
+    [
+        (["good", " \n"], None, r"texts\[1\] is empty"),
+        (["good"], [""], r"pairs\[0\] is empty"),
+        ("good", None, "texts is one string"),
+        ([None], None, r"texts\[0\] is of type NoneType"),
+        (["good", "bad"], ["great"], "2 texts and 1 pairs"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_named(texts, pairs, message, bundles):
+    with pytest.raises(DataError, match=message):
+        Predictor(bundles["bert"][0]).predict(texts, pairs)
+
+
+def test_a_siamese_model_without_pairs_is_refused(bundles):
+    with pytest.raises(DataError, match="give pairs as well"):
+        Predictor(bundles["siamese"][0]).predict(["good"])
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "labels.json"])
+def test_a_changed_file_is_refused(name, tokenizer, tmp_path):
+    export_classifier(
+        build_model("bilstm"), tokenizer, tmp_path / "b", max_seq_length=12, int8=False
+    )
+    content = bytearray((tmp_path / "b" / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "b" / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name} is not the file that was exported"):
+        Predictor(tmp_path / "b")
+    (tmp_path / "b" / name).unlink()
+    with pytest.raises(CheckpointError, match="cannot read"):
+        Predictor(tmp_path / "b")
+
+
+def test_what_is_no_bundle_is_refused(tokenizer, tmp_path):
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(CheckpointError, match="is not a bundle.*nlpapp export"):
+            Predictor(folder)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        Predictor(tmp_path)
+    export_classifier(
+        build_model("bilstm"), tokenizer, tmp_path / "b", max_seq_length=12, int8=False
+    )
+    with pytest.raises(ConfigError, match="has no int8 model; it has fp32"):
+        Predictor(tmp_path / "b", precision="int8")

@@ -1,0 +1,144 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+
+from nlpapp.evaluation.metrics import (
+    FUNCTIONS,
+    compute_metrics,
+    confusion_matrix,
+    decide,
+    load_metric,
+    mean_score,
+)
+
+WITNESSES = {
+    "accuracy": lambda p, r: sklearn.metrics.accuracy_score(r, p),
+    "f1": lambda p, r: sklearn.metrics.f1_score(r, p),
+    "f1_macro": lambda p, r: sklearn.metrics.f1_score(r, p, average="macro"),
+    "matthews_correlation": lambda p, r: sklearn.metrics.matthews_corrcoef(r, p),
+    "pearson": lambda p, r: scipy.stats.pearsonr(p, r).statistic,
+    "spearmanr": lambda p, r: scipy.stats.spearmanr(p, r).statistic,
+    "mean_squared_error": lambda p, r: sklearn.metrics.mean_squared_error(r, p),
+}
+OF_CLASSES = ("accuracy", "f1_macro", "matthews_correlation")
+
+
+def rows(seed, classes, size):
+    rng = np.random.default_rng(seed)
+    references = rng.integers(0, classes, size)
+    wrong = rng.integers(0, classes, size)
+    return np.where(rng.random(size) < 0.6, references, wrong), references
+
+
+def test_every_metric_has_a_witness():
+    assert set(WITNESSES) == set(FUNCTIONS)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", [*OF_CLASSES, "f1"])
+def test_two_classes_equal_scikit_learn(name, seed):
+    predictions, references = rows(seed, 2, 501)
+    value = compute_metrics([name], predictions, references)[name]
+    assert value == pytest.approx(WITNESSES[name](predictions, references), abs=1e-12)
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_many_classes_equal_scikit_learn(name, classes):
+    predictions, references = rows(classes, classes, 400)
+    value = FUNCTIONS[name](predictions, references)
+    assert value == pytest.approx(WITNESSES[name](predictions, references), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", OF_CLASSES)
+def test_a_class_on_one_side_only_equals_scikit_learn(name):
+    predictions = np.array([0, 0, 3, 3, 1])
+    references = np.array([0, 0, 1, 1, 0])
+    value = FUNCTIONS[name](predictions, references)
+    assert value == pytest.approx(WITNESSES[name](predictions, references), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["pearson", "spearmanr", "mean_squared_error"])
+def test_scores_equal_scipy(name, seed):
+    rng = np.random.default_rng(seed)
+    references = np.round(rng.random(300) * 5, 1)  # with many ties
+    predictions = references + rng.normal(size=300)
+    value = compute_metrics([name], predictions, references)[name]
+    assert value == pytest.approx(WITNESSES[name](predictions, references), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["matthews_correlation", "f1", "pearson", "spearmanr"])
+def test_constant_predictions_score_zero(name):
+    references = np.array([0, 1, 1, 0, 1, 0, 0])
+    constant = np.full(7, 0.1) if name in ("pearson", "spearmanr") else np.zeros(7, np.int64)
+    assert FUNCTIONS[name](constant, references) == 0.0
+
+
+def test_small_cases_by_hand():
+    predictions, references = np.array([1, 1, 0, 1]), np.array([1, 0, 0, 1])
+    values = compute_metrics(["accuracy", "f1"], predictions, references)
+    assert values == {"accuracy": 0.75, "f1": 0.8}  # 2 right of 3 said and 2 there
+    assert confusion_matrix(predictions, references).tolist() == [[1, 1], [0, 2]]
+
+
+def test_confusion_matrix_equals_scikit_learn():
+    predictions, references = rows(1, 4, 100)
+    expected = sklearn.metrics.confusion_matrix(references, predictions, labels=range(5))
+    assert np.array_equal(confusion_matrix(predictions, references, 5), expected)
+
+
+def test_modules_work_batch_by_batch_as_in_evaluate():
+    predictions, references = rows(2, 2, 60)
+    module = load_metric("f1")
+    for start in range(0, 60, 20):
+        part = slice(start, start + 20)
+        module.add_batch(predictions=predictions[part], references=references[part])
+    assert module.compute() == compute_metrics(["f1"], predictions, references)
+
+
+def test_modules_of_scores_keep_double_precision():
+    references = np.array([1.0, 2.0, 3.0, 4.0])
+    predictions = references + np.array([0, 1e-9, 0, 0])
+    value = compute_metrics(["mean_squared_error"], predictions, references)
+    assert value["mean_squared_error"] == pytest.approx(2.5e-19, rel=1e-6)
+
+
+def test_modules_write_nothing(tmp_path):
+    """No network, no cache: a home folder in which nothing can be made does not matter."""
+    code = (
+        "import numpy as np\n"
+        "from nlpapp.evaluation.metrics import compute_metrics\n"
+        "print(compute_metrics(['accuracy'], np.array([1, 0]), np.array([1, 1])))\n"
+    )
+    home = tmp_path / "home"
+    home.write_text("a file, so that no folder can be made below it")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XDG_"))}
+    environment |= {"HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "{'accuracy': 0.5}" in result.stdout
+
+
+def test_decisions():
+    assert decide(np.array([[0.1, 2.0], [3.0, -1.0]])).tolist() == [1, 0]
+    assert decide(np.array([[0.1], [3.0]])).tolist() == [0.1, 3.0]
+
+
+def test_score_of_a_task_is_the_mean_of_its_metrics():
+    assert mean_score(
+        {"accuracy": 0.8, "f1": 0.9, "loss": 5.0}, ["accuracy", "f1"]
+    ) == pytest.approx(0.85)

@@ -1,0 +1,251 @@
+"""Reports: sound HTML, nothing loaded from outside, every text escaped, every image inside."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from nlpapp.errors import DataError
+from nlpapp.evaluation.plots import plot_bars
+from nlpapp.evaluation.report import Section, confusion_counts, write_report, write_run_report
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and table cells, and fails on a tag that is not closed."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open_tags, self.tags, self.attributes, self.rows, self.text = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open_tags, f"not closed: {self.open_tags}"
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag not in VOID:
+            self.open_tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open_tags and self.open_tags[-1] == tag, (
+            f"</{tag}> closes {self.open_tags[-1:]}"
+        )
+        self.open_tags.pop()
+
+    def handle_data(self, data):
+        self.text.append(data)
+        if self.open_tags and self.open_tags[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+
+
+def assert_self_contained(text):
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    for tag, attributes in page.attributes:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            target = attributes.get(name) or "#"
+            assert target.startswith(("#", "data:image/png;base64,")), (
+                f"<{tag} {name}={target[:50]}>"
+            )
+        assert not any(name.startswith("on") for name in attributes)
+    style = " ".join(re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL))
+    assert style
+    assert "@import" not in style
+    assert "url(" not in style
+    return page
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    folder = tmp_path / "runs" / "sst2"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        "train_file: <b>train</b>.tsv\ntraining:\n  max_steps: 2\n", encoding="utf-8"
+    )
+    environment = {
+        "command": "finetune",
+        "arguments": ["finetune", "--config", "c.yaml"],
+        "seed": 7,
+        "git_commit": None,
+        "device": "x86_64 CPU",
+        "world_size": 2,
+        "versions": {"torch": "2.13.0", "python": "3.11"},
+    }
+    (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+    records = [
+        {"step": 1, "split": "train", "seconds": 1.0, "loss": 0.7},
+        {"step": 2, "split": "train", "seconds": 2.0, "loss": 0.6},
+        {"step": 2, "split": "dev", "seconds": 2.1, "loss": 0.65, "accuracy": 0.81},
+    ]
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    metrics = {"seconds": 2.1, "steps": 2, "loss": 0.65, "accuracy": 0.8125, "f1": 0.75}
+    (folder / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+    (folder / "predictions-dev.tsv").write_text(
+        "index\tlabel\tprediction\tprobability_good\tprobability_bad\n"
+        "0\tgood\tgood\t0.9\t0.1\n1\tgood\tbad\t0.2\t0.8\n2\tbad\tbad\t0.1\t0.9\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+def test_page_is_sound_and_self_contained(tmp_path):
+    image = plot_bars({"a": 1.0}, tmp_path / "bars.png", quantity="accuracy")
+    path = write_report(
+        tmp_path / "deep" / "report.html",
+        title="A report",
+        subtitle="of one run",
+        sections=[
+            Section("Text", "First.\n\nSecond with `code`."),
+            Section("Table", table=[{"a": 1}]),
+            Section("Image", image=image),
+            Section("Code", code="nlpapp doctor"),
+            Section("Figures", figures={"accuracy": 0.5}),
+        ],
+    )
+    text = path.read_text(encoding="utf-8")
+    page = assert_self_contained(text)
+    assert page.tags.count("h2") == 5
+    assert "<p>Second with <code>code</code>.</p>" in text
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+    sources = [values["src"] for tag, values in page.attributes if tag == "img"]
+    assert base64.b64decode(sources[0].partition("base64,")[2]) == image.read_bytes()
+    assert not list(path.parent.glob("*.partial"))
+
+
+def test_everything_is_escaped(tmp_path):
+    evil = "<script>alert('x')</script> & \"quotes\""
+    path = write_report(
+        tmp_path / "report.html",
+        title=evil,
+        subtitle=evil,
+        sections=[
+            Section(evil, evil, table=[{evil: evil}], code=evil, figures={evil: evil}),
+            Section("code in text", "`<b>`"),
+        ],
+    )
+    text = path.read_text(encoding="utf-8")
+    page = assert_self_contained(text)
+    assert "b" not in page.tags
+    assert "<code>&lt;b&gt;</code>" in text
+    assert page.text.count(evil) == 10  # title twice, subtitle, h2, p, th, td, figure twice, pre
+    assert "<script" not in text
+
+
+def test_table_columns_alignment_and_numbers(tmp_path):
+    table = [
+        {"model": "teacher", "latency_ms": 24.125, "parameters": 4400000},
+        {"model": "student", "latency_ms": None, "parameters": 12, "exported": True},
+    ]
+    path = write_report(tmp_path / "r.html", title="t", sections=[Section("T", table=table)])
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.rows == [
+        ["model", "latency (ms)", "parameters", "exported"],
+        ["teacher", "24.12", "4,400,000", "\N{EN DASH}"],
+        ["student", "\N{EN DASH}", "12", "yes"],
+    ]
+    classes = [values.get("class") for tag, values in page.attributes if tag == "th"]
+    assert classes == [None, "number", "number", None]
+
+
+def test_run_report_shows_figures_curves_confusion_configuration_and_command(run_folder):
+    text = write_run_report(run_folder).read_text(encoding="utf-8")
+    page = assert_self_contained(text)
+    seen = "".join(page.text)
+    assert page.tags.count("img") == 2
+    for expected in (
+        "finetune: sst2",
+        "2 processes",
+        "seed 7",
+        "0.8125",
+        "Training curves",
+        "Confusion matrix",
+        "train_file: <b>train</b>.tsv",
+        "max_steps: 2",
+        "2.13.0",
+        f"nlpapp finetune --config {run_folder / 'config.yaml'} --output_dir",
+    ):
+        assert expected in seen
+    assert "not finished" not in seen
+    assert (run_folder / "plots" / "curves.png").is_file()
+    assert (run_folder / "plots" / "confusion.png").is_file()
+
+
+def test_intervals_stand_with_their_figures(run_folder):
+    metrics = {
+        "best_step": 3,
+        "steps": 9,
+        "rows": 100,
+        "seconds": 2.5,
+        "accuracy_low": 0.4,
+        "accuracy": 0.5,
+        "accuracy_high": 0.6,
+    }
+    page = Page(write_run_report(run_folder, metrics=metrics).read_text(encoding="utf-8"))
+    assert page.rows[:3] == [
+        ["figure", "value", "95 % interval"],
+        ["accuracy", "0.5000", "0.4000 to 0.6000"],
+        ["best step", "3", "\N{EN DASH}"],
+    ]
+    assert "accuracy, 95 %: 0.4000 to 0.6000" in page.text
+
+
+def test_report_before_metrics_json_takes_the_figures_given(run_folder):
+    (run_folder / "metrics.json").unlink()
+    assert "not finished" in write_run_report(run_folder).read_text(encoding="utf-8")
+    path = write_run_report(run_folder, metrics={"accuracy": 0.4321})
+    text = path.read_text(encoding="utf-8")
+    assert "0.4321" in text
+    assert "not finished" not in text
+
+
+def test_curves_are_drawn_again_when_the_run_went_on(run_folder):
+    write_run_report(run_folder)
+    curves = run_folder / "plots" / "curves.png"
+    before = curves.read_bytes()
+    with open(run_folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 9, "split": "dev", "loss": 0.1, "accuracy": 0.99}\n')
+    write_run_report(run_folder)
+    assert curves.read_bytes() != before
+
+
+@pytest.mark.parametrize("absent", ["environment.json", "metrics.jsonl", "predictions-dev.tsv"])
+def test_run_report_without_a_file_still_stands(run_folder, absent):
+    (run_folder / absent).unlink()
+    assert_self_contained(write_run_report(run_folder).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "index\tprediction\tprobability_good\tprobability_bad\n0\tgood\t0.9\t0.1\n",  # no labels
+        "index\tlabel\tprediction\n0\t1.5\t2.25\n",  # scores
+        "index\tlabel\tprediction\tprobability_good\n",  # no rows
+    ],
+)
+def test_predictions_without_labelled_classes_have_no_confusion_matrix(run_folder, content):
+    (run_folder / "predictions-dev.tsv").write_text(content, encoding="utf-8")
+    write_run_report(run_folder)
+    assert not (run_folder / "plots" / "confusion.png").exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(DataError, match="is not a run folder"):
+        write_run_report(tmp_path)
+
+
+def test_confusion_counts_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    names = np.array(["c", "a", "b"])
+    labels, predictions = names[rng.integers(3, size=60)], names[rng.integers(3, size=60)]
+    matrix = confusion_counts(labels.tolist(), predictions.tolist(), names.tolist())
+    np.testing.assert_array_equal(matrix, confusion_matrix(labels, predictions, labels=names))

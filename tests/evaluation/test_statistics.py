@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import scipy.stats
+
+from nlpapp.evaluation.metrics import FUNCTIONS
+from nlpapp.evaluation.statistics import bootstrap_interval, bootstrap_metrics, over_seeds
+
+
+def rows(size, right):
+    references = np.arange(size) % 2
+    predictions = references.copy()
+    predictions[: size - right] ^= 1
+    return predictions, references
+
+
+def test_interval_of_accuracy_agrees_with_scipys_bootstrap():
+    predictions, references = rows(400, 320)
+    low, high = bootstrap_interval(
+        FUNCTIONS["accuracy"], predictions, references, seed=0, resamples=4000
+    )
+    expected = scipy.stats.bootstrap(
+        ((predictions == references).astype(float),),
+        np.mean,
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert low == pytest.approx(expected.low, abs=0.006)
+    assert high == pytest.approx(expected.high, abs=0.006)
+
+
+def test_interval_agrees_with_the_binomial_distribution():
+    predictions, references = rows(200, 150)
+    low, high = bootstrap_interval(
+        FUNCTIONS["accuracy"], predictions, references, seed=3, resamples=4000, confidence=0.9
+    )
+    exact = scipy.stats.binom(200, 0.75).ppf([0.05, 0.95]) / 200
+    assert (low, high) == pytest.approx(tuple(exact), abs=0.0075)
+
+
+def test_interval_is_a_function_of_the_seed():
+    predictions, references = rows(50, 40)
+    metric = FUNCTIONS["f1"]
+    first = bootstrap_interval(metric, predictions, references, seed=1)
+    np.random.seed(7)
+    assert bootstrap_interval(metric, predictions, references, seed=1) == first
+    assert bootstrap_interval(metric, predictions, references, seed=2) != first
+
+
+def test_rows_stay_paired():
+    """Equal predictions and references are equal in every resample."""
+    references = np.linspace(0, 1, 40)
+    values = bootstrap_metrics(["pearson", "mean_squared_error"], references, references, seed=0)
+    assert values["mean_squared_error_low"] == values["mean_squared_error_high"] == 0.0
+    assert values["pearson_low"] == pytest.approx(1.0)
+
+
+def test_over_seeds_by_hand():
+    values = over_seeds([1.0, 2.0, 6.0])
+    assert values == {"median": 2.0, "mean": 3.0, "std": pytest.approx(7**0.5), "best": 6.0}
+    assert over_seeds([0.5]) == {"median": 0.5, "mean": 0.5, "std": 0.0, "best": 0.5}

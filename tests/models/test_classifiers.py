@@ -1,0 +1,126 @@
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining
+
+from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.classifiers import (
+    align_labels,
+    build_classifier,
+    label_names_of,
+    local_folder,
+    open_classifier,
+    renamed_labels,
+)
+
+SIZE = BertSizeConfig(num_layers=1, hidden_size=16, num_heads=2, max_position_embeddings=32)
+
+
+def build(folder=None, *, names=("n", "p"), seed=0, from_scratch=False):
+    torch.manual_seed(seed)
+    return build_classifier(
+        folder,
+        label_names=names,
+        from_scratch=from_scratch,
+        size=SIZE,
+        vocab_size=40,
+        pad_token_id=0,
+    )
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    folder = tmp_path_factory.mktemp("pretrained")
+    BertForPreTraining(config).save_pretrained(folder)
+    return folder
+
+
+def embeddings(model):
+    return model.get_input_embeddings().weight
+
+
+def test_random_bert_has_the_size_and_the_names():
+    model = build(names=("a", "b", "c"))
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert (model.config.hidden_size, model.config.intermediate_size) == (16, 64)
+    assert label_names_of(model) == ("a", "b", "c")
+    assert torch.equal(embeddings(build(seed=3)), embeddings(build(seed=3)))
+    assert not torch.equal(embeddings(build(seed=3)), embeddings(build(seed=4)))
+
+
+def test_pretrained_weights_come_with_a_new_head(pretrained):
+    model = build(pretrained)
+    expected = BertForPreTraining.from_pretrained(pretrained)
+    assert torch.equal(embeddings(model), embeddings(expected))
+    assert model.classifier.out_features == 2
+    assert model.dtype == torch.float32
+
+
+def test_from_scratch_takes_the_architecture_only(pretrained):
+    model = build(pretrained, from_scratch=True)
+    assert not torch.equal(embeddings(model), embeddings(build(pretrained)))
+    assert model.config.hidden_size == 16
+    assert label_names_of(model) == ("n", "p")
+
+
+def test_a_head_of_another_size_starts_anew(pretrained, tmp_path):
+    """RTE (2 classes) from MNLI's model (3 classes)."""
+    build(pretrained, names=("a", "b", "c")).save_pretrained(tmp_path)
+    assert build(tmp_path, names=("n", "p")).classifier.out_features == 2
+    assert build(tmp_path, names=()).classifier.out_features == 1
+
+
+def test_scores_have_one_output_and_no_names():
+    model = build(names=())
+    assert model.config.problem_type == "regression"
+    assert model.classifier.out_features == 1
+    assert label_names_of(model) == ()
+
+
+def test_names_survive_saving_in_their_order(tmp_path):
+    build(names=tuple("zyxwvutsrqponm")).save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert label_names_of(loaded) == tuple("zyxwvutsrqponm")
+
+
+def test_open_classifier_loads_or_makes_one(tmp_path, pretrained):
+    options = dict(size=SIZE, vocab_size=40, pad_token_id=0)
+    build().save_pretrained(tmp_path)
+    assert label_names_of(open_classifier(tmp_path, label_names=None, **options)) == ("n", "p")
+    random = open_classifier(None, label_names=None, **options)
+    assert label_names_of(random) == ("LABEL_0", "LABEL_1")
+    with pytest.raises(CheckpointError, match="not a sequence classifier"):
+        open_classifier(pretrained, label_names=None, **options)
+
+
+def test_labels_are_aligned_by_name():
+    assert align_labels(("b", "a", "c"), ("a", "b", "c")) == [1, 0, 2]
+    assert align_labels(("LABEL_0", "LABEL_1"), ("neg", "pos")) == [0, 1]
+    assert align_labels((), ()) == []
+    with pytest.raises(ConfigError, match="classes are NEG, POS; the data's are neg, pos"):
+        align_labels(("NEG", "POS"), ("neg", "pos"))
+    with pytest.raises(ConfigError, match=r"none \(a score\)"):
+        align_labels((), ("neg", "pos"))
+
+
+def test_renaming_needs_a_name_for_each_class():
+    model = build()
+    assert renamed_labels(model, None) == ("n", "p")
+    assert renamed_labels(model, ["0", "1"]) == ("0", "1")
+    with pytest.raises(ConfigError, match="3 names; the model has 2 classes: n, p"):
+        renamed_labels(model, ["a", "b", "c"])
+
+
+def test_a_name_that_is_nowhere_says_so(tmp_path, monkeypatch):
+    assert local_folder(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match="neither a folder here nor a model"):
+        local_folder("no-such-owner/no-such-model")

@@ -1,0 +1,137 @@
+"""Pretraining end to end on the sample corpus: what it leaves, exact resume, and refusals."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from nlpapp.errors import ConfigError, DataError
+from nlpapp.models.bert import BertSizeConfig
+from nlpapp.recipes import make_data, pretrain
+from nlpapp.training.fit import TrainingConfig
+from nlpapp.training.optimizers import OptimizerConfig
+from tests.conftest import REPOSITORY
+
+TOKENIZER = str(REPOSITORY / "data" / "sample" / "tokenizer")
+SIZE = BertSizeConfig(num_layers=1, hidden_size=16, num_heads=2, max_position_embeddings=32)
+TRAINING = TrainingConfig(
+    max_steps=40, log_every=5, tensorboard=False, optimizer=OptimizerConfig(learning_rate=0.01)
+)
+
+
+def make(folder, **options):
+    config = make_data.Config(
+        inputs=[str(REPOSITORY / "data" / "sample" / "corpus.txt")],
+        tokenizer=TOKENIZER,
+        output_dir=str(folder),
+        **({"max_seq_length": 32, "dupe_factor": 1} | options),
+    )
+    make_data.run(config)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return make(tmp_path_factory.mktemp("data") / "dynamic", masking="dynamic")
+
+
+def config_for(folder, data: str, **options) -> pretrain.Config:
+    training = replace(TRAINING, **options.pop("training", {}))
+    settings = {"data": data, "evaluation_data": data, "tokenizer": TOKENIZER, "size": SIZE}
+    return pretrain.Config(
+        output_dir=str(folder), training=training, batch_size=64, **(settings | options)
+    )
+
+
+def weights(folder) -> dict:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def check_identical(first: dict, second: dict) -> None:
+    assert first.keys() == second.keys()
+    assert all(bool((first[name] == second[name]).all()) for name in first)
+
+
+def test_a_run_learns_and_leaves_what_the_contract_says(tmp_path, data):
+    metrics = pretrain.run(config_for(tmp_path / "run", data))
+    assert metrics["masked_lm_loss"] < 0.9 * metrics["initial_masked_lm_loss"]
+    for name in (
+        "config.yaml environment.json metrics.jsonl metrics.json train.log report.html "
+        "plots/curves.png model/config.json model/model.safetensors model/tokenizer.json model/README.md"
+    ).split():
+        assert (tmp_path / "run" / name).is_file(), name
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    assert {"seconds", "tokens_per_second", "next_sentence_accuracy"} <= metrics.keys()
+    # The folder is an ordinary one.
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    assert model(**tokenizer("a [MASK] day", return_tensors="pt")).logits.shape[-1] == len(tokenizer)
+    # A second start finds the run complete, and changes nothing.
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert pretrain.run(config_for(tmp_path / "run", data)) == metrics
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("stop_after", [7, 23], ids=["mid-epoch", "epoch 2"])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, data, monkeypatch, stop_after):
+    """Dropout and dynamic masks included; evaluations agree to the last bit as well."""
+    options = {"training": {"checkpoint_every": 5, "evaluate_every": 10}}
+    pretrain.run(config_for(tmp_path / "whole", data, **options))
+    from nlpapp.training.callbacks import MetricsLog
+
+    real = MetricsLog.on_step
+
+    def stop(self, trainer, sums):
+        if trainer.state.step == stop_after:
+            raise KeyboardInterrupt
+        real(self, trainer, sums)
+
+    monkeypatch.setattr(MetricsLog, "on_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(config_for(tmp_path / "broken", data, **options))
+    monkeypatch.setattr(MetricsLog, "on_step", real)
+    pretrain.run(config_for(tmp_path / "broken", data, **options))
+    check_identical(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    records = []
+    for name in ("whole", "broken"):
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        found = [json.loads(line) for line in lines if '"evaluation"' in line]
+        records.append([{k: v for k, v in record.items() if k != "seconds"} for record in found])
+    assert records[0] == records[1] and len(records[0]) == 4
+
+
+def test_one_process_equals_accumulated_micro_batches(tmp_path, data):
+    """The bar of the loss's definition, on the real model: 1 x 64 = 2 accumulated x 32."""
+    still = replace(SIZE, dropout=0.0)
+    options = {"size": still, "training": {"max_steps": 5}}
+    pretrain.run(config_for(tmp_path / "whole", data, **options))
+    options["training"]["gradient_accumulation_steps"] = 2
+    pretrain.run(config_for(tmp_path / "parts", data, **options))
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) < 2e-6
+
+
+def test_a_pretrained_folder_goes_on_training(tmp_path, data):
+    pretrain.run(config_for(tmp_path / "first", data))
+    folder = str(tmp_path / "first" / "model")
+    second = pretrain.run(config_for(tmp_path / "second", data, model=folder))
+    first = json.loads((tmp_path / "first" / "metrics.json").read_text())
+    assert second["initial_masked_lm_loss"] == pytest.approx(first["masked_lm_loss"], rel=1e-6)
+
+
+def test_data_without_pairs_trains_masked_tokens_only(tmp_path):
+    data = make(tmp_path / "data", objective="none")
+    metrics = pretrain.run(config_for(tmp_path / "run", data, training={"max_steps": 5}))
+    assert "masked_lm_loss" in metrics and "next_sentence_loss" not in metrics
+
+
+def test_refusals(tmp_path, data, tiny_tokenizer_folder):
+    with pytest.raises(DataError, match="tokenizer"):
+        pretrain.run(config_for(tmp_path / "a", data, tokenizer=str(tiny_tokenizer_folder)))
+    short = replace(SIZE, max_position_embeddings=16)
+    with pytest.raises(ConfigError, match=r"max_seq_length 3\d is over the model's 16 positions"):
+        pretrain.run(config_for(tmp_path / "b", data, size=short))
+    with pytest.raises(DataError, match="absent"):
+        pretrain.run(config_for(tmp_path / "c", str(tmp_path / "absent")))

@@ -1,0 +1,100 @@
+"""The files of a run are a contract; a folder never mixes two runs."""
+
+import json
+from dataclasses import dataclass, field, replace
+
+import pytest
+import yaml
+
+from nlpapp.errors import ConfigError, NlpappError
+from nlpapp.training.fit import TrainingConfig
+from nlpapp.training.run_folder import RunFolder, flatten, require_run_folder, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    output_dir: str
+    names: tuple[str, ...] = ("a", "b")
+    seed: int = 3
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def open_run(folder, **changes) -> RunFolder:
+    config = replace(Config(output_dir=str(folder)), **changes)
+    return RunFolder.open(folder, config=config, command="toy", seed=3)
+
+
+def test_configuration_and_environment_are_written_first(tmp_path):
+    run = open_run(tmp_path / "run")
+    settings = yaml.safe_load((run.path / "config.yaml").read_text())
+    assert settings["names"] == ["a", "b"] and settings["training"]["optimizer"]["beta1"] == 0.9
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert environment["seed"] == 3 and environment["command"] == "toy"
+    assert environment["versions"]["torch"] and environment["world_size"] == 1
+    assert run.finished is None
+
+
+def test_the_same_run_opens_again_and_a_finished_one_says_so(tmp_path):
+    open_run(tmp_path / "run").finish({"accuracy": 0.5})
+    again = open_run(tmp_path / "run", training=TrainingConfig(resume="never", num_workers=2))
+    assert again.finished == {"accuracy": 0.5}
+
+
+def test_another_run_is_refused_and_the_differences_named(tmp_path):
+    open_run(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"seed: 3 there, 4 now.*Give another output_dir"):
+        open_run(tmp_path / "run", seed=4)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 3
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="not empty and holds no run"):
+        open_run(tmp_path)
+    with pytest.raises(ConfigError, match="is a file"):
+        open_run(tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(path, text):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("nlpapp.training.run_folder.write_atomically", refuse)
+    with pytest.raises(ConfigError, match="cannot write to the output folder"):
+        open_run(tmp_path / "run")
+
+
+def test_rewind_drops_later_and_broken_records(tmp_path):
+    run = open_run(tmp_path / "run")
+    for step in (1, 2, 3):
+        run.log(step, "train", {"loss": 1.0 / step})
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "sp')
+    run.rewind(2, 100.0)
+    records = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2]
+    assert run.seconds >= 100
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_atomically(path, "old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError):
+        write_atomically(path, "new")
+    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_flatten():
+    assert flatten({"a": 1, "b": {"c": {"d": 2}}}) == {"a": 1, "b.c.d": 2}
+
+
+def test_require_run_folder(tmp_path):
+    with pytest.raises(NlpappError, match="is not a run folder"):
+        require_run_folder(tmp_path)
+    assert require_run_folder(open_run(tmp_path / "run").path) == tmp_path / "run"

@@ -1,0 +1,58 @@
+"""Learning-rate schedules against their closed forms, and transformers' own."""
+
+import pytest
+import torch
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+
+from nlpapp.errors import ConfigError
+from nlpapp.training.schedules import ScheduleConfig, learning_rate_factor
+
+
+def factors(total: int, **options) -> list[float]:
+    config = ScheduleConfig(**options)
+    return [learning_rate_factor(config, step, total) for step in range(total + 1)]
+
+
+@pytest.mark.parametrize(
+    "name, reference",
+    [("linear", get_linear_schedule_with_warmup), ("cosine", get_cosine_schedule_with_warmup)],
+)
+def test_decay_equals_transformers(name, reference):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = reference(optimizer, num_warmup_steps=10, num_training_steps=100)
+    ours = factors(100, name=name, warmup_ratio=0.1)
+    for step in range(100):
+        if step >= 10:
+            assert ours[step] == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_warmup_rises_to_the_peak_without_a_wasted_first_step():
+    ours = factors(20, warmup_ratio=0.25)
+    assert ours[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1.0])
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"name": "constant"}, [1, 1, 1, 1, 1]),
+        ({"name": "linear"}, [1, 0.75, 0.5, 0.25, 0]),
+        ({"name": "linear", "final_ratio": 0.2}, [1, 0.8, 0.6, 0.4, 0.2]),
+        ({"name": "polynomial", "power": 2.0}, [1, 0.5625, 0.25, 0.0625, 0]),
+        ({"name": "warmup_stable_decay", "decay_ratio": 0.5}, [1, 1, 1, 0.5, 0]),
+    ],
+)
+def test_shapes(options, expected):
+    assert factors(4, warmup_ratio=0.0, **options) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("options", [{"warmup_ratio": 1.5}, {"final_ratio": -0.1}])
+def test_shares_outside_their_range_are_refused(options):
+    with pytest.raises(ConfigError, match="must be in"):
+        ScheduleConfig(**options)
+
+
+def test_warmup_and_decay_must_fit():
+    with pytest.raises(ConfigError, match="more than 1"):
+        ScheduleConfig(name="warmup_stable_decay", warmup_ratio=0.6, decay_ratio=0.5)
