@@ -17,13 +17,16 @@ PRETRAIN = ["--data", "d", "--tokenizer", "t", "--output_dir", "o"]
 def test_options_and_files_are_merged_and_later_ones_win(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("data: d\ntokenizer: t\noutput_dir: o\ntraining:\n  max_steps: 7\n")
-    config = cli.parse("pretrain", ["--config", str(path), "--training.optimizer.learning_rate", "1e-3"])
+    config = cli.parse(
+        "pretrain", ["--config", str(path), "--training.optimizer.learning_rate", "1e-3"]
+    )
     assert config.training.max_steps == 7
     assert config.training.optimizer.learning_rate == 1e-3
     # A recipe's own defaults survive a partly given section.
-    assert config.training.schedule == cli.recipe("pretrain").Config(
-        data="d", tokenizer="t", output_dir="o"
-    ).training.schedule
+    assert (
+        config.training.schedule
+        == cli.recipe("pretrain").Config(data="d", tokenizer="t", output_dir="o").training.schedule
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,7 +48,10 @@ def test_bad_options_are_refused(arguments, message, capsys):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("data: d\ntraining:\n  max_step: 7\n", "'training.max_step'. Did you mean 'training.max_steps'"),
+        (
+            "data: d\ntraining:\n  max_step: 7\n",
+            "'training.max_step'. Did you mean 'training.max_steps'",
+        ),
         ("dta: d\n", "unknown key 'dta'. Did you mean 'data'"),
         ("- a\n", "must hold 'key: value' lines"),
         ("a: [\n", "is not valid YAML"),
@@ -107,7 +113,9 @@ sys.exit(cli.main(["pretrain", "--output_dir", {str(tmp_path / "run")!r}, "--tra
                    "--training.max_steps", sys.argv[1], "--training.checkpoint_every", "100000"]))
 """
     command = [sys.executable, "-c", options, "100000000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout.readline() == "started\n"
         deadline = time.monotonic() + 60
         while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:

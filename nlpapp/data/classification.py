@@ -35,6 +35,10 @@ TOKENIZING_CHUNK = 10_000
 """Rows tokenized at once: bounds the memory that the tokenizer's own objects take."""
 
 
+class UnknownLabelError(DataError):
+    """A label in a file that is not one of the classes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Examples:
     """Rows of a classification or regression set, in the order of their file."""
@@ -63,16 +67,6 @@ class Examples:
     def num_labels(self) -> int:
         """Outputs of a model of these labels: one for each class, or 1 for scores."""
         return len(self.label_names) or 1
-
-    def __getitem__(self, rows: slice) -> "Examples":
-        """Return the examples of a slice of the rows."""
-        return Examples(
-            texts_a=self.texts_a[rows],
-            texts_b=self.texts_b[rows] if self.texts_b is not None else None,
-            labels=self.labels[rows] if self.labels is not None else None,
-            label_names=self.label_names,
-            source=self.source,
-        )
 
 
 def read_examples(
@@ -215,7 +209,7 @@ def _class_indices(
     for row, (word, line) in enumerate(zip(words, lines, strict=True)):
         if not word or word not in index:
             listed = ", ".join(repr(name) for name in expected) + "." + nearest(word, expected)
-            raise DataError(f"{path}, line {line}: label '{word}' is not one of {listed}")
+            raise UnknownLabelError(f"{path}, line {line}: label '{word}' is not one of {listed}")
         labels[row] = index[word]
     return labels
 

@@ -35,10 +35,11 @@ def attention_mask(rows: Sequence[np.ndarray | Sequence[int]]) -> torch.Tensor:
 class PretrainingCollator:
     """(indices, epoch) -> a batch of pretraining instances.
 
-    The batch has ``input_ids``, ``attention_mask`` and ``token_type_ids`` (B, S), ``masked_positions``
-    (K,) as indices into the flattened B * S, ``masked_labels`` (K,), and ``next_sentence_labels`` (B,)
-    if the data has them; all int64. Static masks come from the data. Dynamic ones are drawn here, by
-    a generator of their own for each (epoch, instance): whatever the batch, the masks are the same.
+    The batch has ``input_ids``, ``attention_mask`` and ``token_type_ids`` (B, S),
+    ``masked_positions`` (K,) as indices into the flattened B * S, ``masked_labels`` (K,), and
+    ``next_sentence_labels`` (B,) if the data has them; all int64. Static masks come from the
+    data. Dynamic ones are drawn here, by a generator of their own for each (epoch, instance):
+    whatever the batch, the masks are the same.
     """
 
     def __init__(

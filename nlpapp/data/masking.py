@@ -1,8 +1,8 @@
 """Masked language modelling: ids and a generator to masked ids, positions and labels.
 
-Knows ids only. Works on a whole batch of examples at once: flat ids, and the offsets of the examples.
-The scheme is BERT's (Devlin et al. 2019, section 3.1): of the chosen tokens 80 % become [MASK], 10 %
-a random token and 10 % stay, and the model predicts all of them.
+Knows ids only. Works on a whole batch of examples at once: flat ids, and the offsets of the
+examples. The scheme is BERT's (Devlin et al. 2019, section 3.1): of the chosen tokens 80 % become
+[MASK], 10 % a random token and 10 % stay, and the model predicts all of them.
 """
 
 import math
@@ -105,13 +105,13 @@ def mask_tokens(
     """
     lengths = np.diff(offsets)
     example = np.repeat(np.arange(len(lengths)), lengths)
-    budget = np.zeros(len(lengths), dtype=np.int64)
+    budget: np.ndarray = np.zeros(len(lengths), dtype=np.int64)
     if options.masked_lm_prob > 0:
         wanted = np.round(lengths * options.masked_lm_prob).astype(np.int64)
         budget = np.minimum(options.max_predictions, np.maximum(1, wanted))
     maskable = vocabulary.maskable[ids]
     if options.unit == "token":
-        unit = np.arange(len(ids))
+        unit: np.ndarray = np.arange(len(ids))
     else:
         starts = ~vocabulary.continues[ids] | ~maskable
         # What follows a token that may not be masked, or opens an example, begins a word.
@@ -141,9 +141,9 @@ def _choose(
 ) -> np.ndarray:
     """Return for each token whether it is chosen.
 
-    Units (tokens, or words: ``unit`` numbers them in ascending order) are put in random order within
-    their example, and taken one after the other; one that is larger than what is left of the budget
-    is passed over, as in the original.
+    Units (tokens, or words: ``unit`` numbers them in ascending order) are put in random order
+    within their example, and taken one after the other; one that is larger than what is left of
+    the budget is passed over, as in the original.
     """
     token = np.flatnonzero(maskable)
     first = np.flatnonzero(np.diff(unit[token], prepend=-1))
@@ -172,6 +172,7 @@ def check_unit(unit: MaskingUnit, vocabulary: MaskingVocabulary) -> None:
     """Raise `ConfigError` if whole words are asked for and the vocabulary does not tell them."""
     if unit == "whole_word" and not vocabulary.continues.any():
         raise ConfigError(
-            "masking_unit: whole_word needs a WordPiece vocabulary, whose pieces inside words begin "
+            "masking_unit: whole_word needs a WordPiece vocabulary, whose pieces inside words "
+            "begin "
             "with '##'; this tokenizer has none. Use masking_unit: token."
         )

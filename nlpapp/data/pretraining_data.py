@@ -6,7 +6,6 @@ vocabulary of up to 65,536 pieces.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,7 @@ class _Lists:
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
 
-class PretrainingData(Sequence[PretrainingExample]):
+class PretrainingData:
     """The instances of a pretraining data folder; make it with `PretrainingData.open`."""
 
     def __init__(self, manifest: dict[str, Any], table: pa.Table) -> None:
@@ -82,7 +81,8 @@ class PretrainingData(Sequence[PretrainingExample]):
             if problem is not None:
                 raise DataError(
                     f"Shard {path} is {problem}. Build it again with "
-                    f"`nlpapp make-data --config {folder / 'config.yaml'}`: the other shards are kept."
+                    f"`nlpapp make-data --config {folder / 'config.yaml'}`: the other shards "
+                    "are kept."
                 )
             tables.append(pq.read_table(path))
         return cls(manifest, pa.concat_tables(tables))
@@ -91,7 +91,7 @@ class PretrainingData(Sequence[PretrainingExample]):
         """Return the number of instances."""
         return len(self.lengths)
 
-    def __getitem__(self, index: Any) -> PretrainingExample:
+    def __getitem__(self, index: int) -> PretrainingExample:
         """Return instance number ``index``."""
         if not 0 <= index < len(self):
             raise IndexError(f"instance {index} of {len(self)}")
@@ -133,7 +133,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
                 f"`nlpapp make-data --config {folder / 'config.yaml'}`."
             )
         raise DataError(
-            f"{folder} holds no pretraining data (no {MANIFEST}). `nlpapp make-data` writes such folders."
+            f"{folder} holds no pretraining data (no {MANIFEST}). `nlpapp make-data` writes "
+            "such folders."
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

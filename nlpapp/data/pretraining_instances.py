@@ -145,7 +145,7 @@ class SpecialIds:
 def build_table(
     block: TokenBlock, options: PretrainingOptions, special: SpecialIds, *, index: int
 ) -> tuple[pa.Table, Counter[str]]:
-    """Return the instances of block number ``index``, in order of passes and documents, and counts."""
+    """Return the instances of block number ``index`` (by pass, then document), and counts."""
     tables = []
     counts: Counter[str] = Counter(
         documents=block.num_documents,
@@ -215,7 +215,7 @@ def _assemble(
 def join_segments(
     ids: np.ndarray, spans: np.ndarray, special: SpecialIds, *, pairs: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return flat ids, token types (uint8) and offsets of [CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
+    """Return flat ids, token types (uint8), offsets of [CLS] A [SEP], or [CLS] A [SEP] B [SEP]."""
     length_a, length_b = spans[:, 1] - spans[:, 0], spans[:, 3] - spans[:, 2]
     lengths = length_a + 2 + (length_b + 1 if pairs else 0)
     offsets = np.concatenate([[0], np.cumsum(lengths)])

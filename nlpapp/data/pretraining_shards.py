@@ -3,8 +3,8 @@
     files -> documents -> blocks of some 8 MB -> one parquet shard each -> manifest.json
 
 A shard is written under another name and renamed when it is whole. Until all are there they lie in
-``unfinished/`` with a record each; manifest.json comes last, so a folder with a manifest is complete.
-Making it again with the same options builds only what is missing or damaged.
+``unfinished/`` with a record each; manifest.json comes last, so a folder with a manifest is
+complete. Making it again with the same options builds only what is missing or damaged.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from nlpapp.text.wordpiece import fingerprint
 __all__ = ["PretrainingData", "PretrainingExample", "PretrainingOptions", "write_pretraining_data"]
 
 BLOCK_BYTES = 8_000_000
-"""Text of one shard. Larger: more memory (some 20 times this), and random sentences from more documents."""
+"""Text of one shard. Larger: more memory (some 50 times this), more documents to draw from."""
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def write_pretraining_data(
         The manifest.
 
     Raises:
-        ConfigError: the folder holds data of other options, or the options do not fit the tokenizer.
+        ConfigError: the folder holds data of other options, or they do not fit the tokenizer.
         DataError: bad input, a corpus of one document with next-sentence prediction, a full disk.
     """
     folder = Path(folder)

@@ -5,17 +5,17 @@ into chunks of a target length, a chunk is cut into A and B at random, and in ha
 taken from another document and the rest of the chunk goes back. Different here, on purpose:
 
 - Every label is a coin thrown before anything else of the pair is drawn. The original calls each
-  chunk of one sentence "random" (54-100 % of all pairs); here such a sentence is cut in two, and the
-  "random" B then also begins inside a sentence.
+  chunk of one sentence "random" (54-100 % of all pairs); here such a sentence is cut in two, and
+  the "random" B then also begins inside a sentence.
 - The coin leans by `LEANING` against the label that is ahead, so that the share is 0.50 in a small
   corpus too. (Equal numbers within a document would not do: its last pair is never a random one,
   since a random one gives something back.)
-- The random B is of another document that is no copy of this one, and never begins with the sentence
-  that follows A. It is as long as the true B would be: the original fills it up to the target even
-  where the document of A has ended, so that the length gives the label away.
+- The random B is of another document that is no copy of this one, and never begins with the
+  sentence that follows A. It is as long as the true B would be: the original fills it up to the
+  target even where the document of A has ended, so that the length gives the label away.
 
-Segments are spans (start, end) of the block's flat ids: nothing is copied here. Random documents are
-drawn from the block (some 8 MB of text), not from the whole corpus.
+Segments are spans (start, end) of the block's flat ids: nothing is copied here. Random documents
+are drawn from the block (some 8 MB of text), not from the whole corpus.
 """
 
 import bisect
@@ -141,7 +141,7 @@ class RandomSegments:
     def _any_other(
         self, document: int, follows: tuple[int, int], rng: np.random.Generator
     ) -> tuple[int, int] | None:
-        """Return the rest of another document from some sentence on, where there is nothing better."""
+        """Return the rest of another document from some sentence on: better than nothing."""
         offset = int(rng.integers(len(self.usable)))
         for other in self.usable[offset:] + self.usable[:offset]:
             if self.group[other] != self.group[document]:

@@ -13,6 +13,7 @@ Legend: n = tokens, T = segment length, L = tokens of a lane.
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -44,28 +45,27 @@ def write_token_ids(path: Path, lines: Iterable[list[int]], vocab_size: int) -> 
         vocab_size: V; decides the integer type.
 
     Raises:
-        DataError: there is no token.
+        DataError: there is no token, or no room for the file.
     """
     dtype = smallest_dtype(vocab_size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = path.with_suffix(f".{os.getpid()}.body")
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
-        with open(body, "wb") as file:
-            for ids in lines:
-                file.write(np.asarray(ids, dtype=dtype).tobytes())
-        num_tokens = body.stat().st_size // dtype.itemsize
-        if not num_tokens:
-            raise DataError(f"there is no token to write to {path}: the text is empty.")
-        # The header holds the number of tokens, which is known only now.
-        with open(partial, "wb") as file, open(body, "rb") as source:
-            header = {"descr": dtype.str, "fortran_order": False, "shape": (num_tokens,)}
-            np.lib.format.write_array_header_1_0(file, header)
-            shutil.copyfileobj(source, file)
-        os.replace(partial, path)
-    finally:
-        body.unlink(missing_ok=True)
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            body, whole = Path(folder) / "body", Path(folder) / "whole"
+            with open(body, "wb") as file:
+                for ids in lines:
+                    file.write(np.asarray(ids, dtype=dtype).tobytes())
+            num_tokens = body.stat().st_size // dtype.itemsize
+            if not num_tokens:
+                raise DataError(f"there is no token to write to {path}: the text is empty.")
+            # The header holds the number of tokens, which is known only now.
+            with open(whole, "wb") as file, open(body, "rb") as source:
+                header = {"descr": dtype.str, "fortran_order": False, "shape": (num_tokens,)}
+                np.lib.format.write_array_header_1_0(file, header)
+                shutil.copyfileobj(source, file)
+            os.replace(whole, path)
+    except OSError as error:
+        raise DataError(f"could not write the ids of the text to {path}: {error}.") from error
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 

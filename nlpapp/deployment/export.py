@@ -182,12 +182,18 @@ def quantize(source: Path, target: Path) -> float:
     """
     from onnxruntime.quantization import QuantType, quant_utils, quantize_dynamic
 
+    root, handler = logging.getLogger(), logging.NullHandler()
     proto = onnx.load(source)
     whole = sum(_num_items(tensor) for tensor in proto.graph.initializer)
     quant_utils.add_pre_process_metadata(proto)  # else it advises steps that change nothing here
-    quantize_dynamic(
-        proto, target, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8
-    )
+    # It logs through the root logger, and Python would give that a console handler for good.
+    root.addHandler(handler)
+    try:
+        quantize_dynamic(
+            proto, target, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8
+        )
+    finally:
+        root.removeHandler(handler)
     small = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
     weights = onnx.load(target).graph.initializer
     return sum(_num_items(tensor) for tensor in weights if tensor.data_type in small) / whole

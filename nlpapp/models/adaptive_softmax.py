@@ -67,7 +67,7 @@ class AdaptiveTables(nn.Module):
     def __init__(self, vocab_size: int, width: int, cutoffs: Sequence[int], div_val: int) -> None:
         super().__init__()
         check_cutoffs(cutoffs, vocab_size)
-        self.num_embeddings, self.width = vocab_size, width
+        self.width = width
         self.bounds = cluster_bounds(cutoffs, vocab_size)
         widths = [width // div_val**index for index in range(len(self.bounds))]
         if min(widths) < 1:

@@ -86,8 +86,8 @@ def align_labels(own: Sequence[str], label_names: Sequence[str]) -> list[int]:
         return list(range(len(own)))
     raise ConfigError(
         f"the model's classes are {', '.join(own) or 'none (a score)'}; the data's are "
-        f"{', '.join(label_names) or 'none (a score)'}. If only the words differ, "
-        "give the data's words in the model's order with --label_names."
+        f"{', '.join(label_names) or 'none (a score)'}. If only the words differ, give the data's "
+        'words in the order of the model\'s classes: --label_names \'["0", "1"]\'.'
     )
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
-from nlpapp.errors import CheckpointError
-from nlpapp.models.pretrained import check_tokenizer_fits, load_pretrained, read_config
+from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.models.pretrained import load_pretrained, model_fingerprint, read_config
 from nlpapp.models.transformer_xl import TransformerXLConfig, TransformerXLLMHeadModel
 
 
@@ -83,5 +83,11 @@ def open_language_model(
             f"{folder} holds a {found}, not a language model; train one with nlpapp train-lm."
         )
     model = load_pretrained(AutoModelForCausalLM, folder)
-    check_tokenizer_fits(model, vocab_size=vocab_size, fingerprint=fingerprint)
+    expected = model_fingerprint(model)
+    if model.config.vocab_size != vocab_size or expected not in (None, fingerprint):
+        raise ConfigError(
+            f"{folder} was trained with another vocabulary ({model.config.vocab_size} entries, "
+            f"fingerprint {str(expected)[:12]}) than the one given ({vocab_size} entries, "
+            f"{fingerprint[:12]}): the same ids would mean different words. Use the model's own."
+        )
     return model.eval()

@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
@@ -67,7 +67,7 @@ def read_config(folder: str | Path) -> Any:
         ) from error
 
 
-def load_pretrained(auto_class: Any, folder: str | Path, **options: Any) -> PreTrainedModel:
+def load_pretrained(auto_class: Any, folder: str | Path, **options: Any) -> Any:
     """Load ``folder`` with a transformers (Auto) class, in float32.
 
     Raises:
@@ -106,7 +106,7 @@ def check_tokenizer_fits(
     Raises:
         ConfigError: the vocabulary is larger than the embedding, or the fingerprints differ.
     """
-    rows = model.get_input_embeddings().num_embeddings
+    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
     if vocab_size > rows:
         raise ConfigError(
             f"the tokenizer has {vocab_size} entries but the model's embedding has {rows} rows; "

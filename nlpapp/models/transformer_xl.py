@@ -327,12 +327,8 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
-    def get_input_embeddings(self) -> AdaptiveTables:
-        """Return the vectors of the vocabulary."""
-        return self.embedding
-
     def forward(
-        self, input_ids: Tensor, memory: Memory | None = None, mem_len: int | None = None, **_: Any
+        self, input_ids: Tensor, memory: Memory | None = None, mem_len: int | None = None
     ) -> TransformerXLOutput:
         """Read one segment.
 
@@ -388,10 +384,6 @@ class TransformerXLLMHeadModel(TransformerXLPreTrainedModel):
         )
         self.post_init()
 
-    def get_input_embeddings(self) -> AdaptiveTables:
-        """Return the vectors of the vocabulary."""
-        return self.transformer.embedding
-
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: when tied, the softmax is handed the embedding's tables in each call."""
 
@@ -402,7 +394,6 @@ class TransformerXLLMHeadModel(TransformerXLPreTrainedModel):
         memory: Memory | None = None,
         mem_len: int | None = None,
         logits_to_keep: int = 0,
-        **_: Any,
     ) -> TransformerXLOutput:
         """Read one segment; predict each next token.
 

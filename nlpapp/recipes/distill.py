@@ -39,8 +39,7 @@ class Config:
     output_dir: str
     """Folder for checkpoints, the teacher's logits, metrics, predictions and the model."""
     teacher: str | None = None
-    """Classifier to learn from: the model folder of a run, any Hugging Face classifier, or a name
-    on the Hub; absent: a BERT with random weights, to try the command out."""
+    """Classifier to learn from: a folder or a Hub name; absent: a random BERT, to try this out."""
     tokenizer: str | None = None
     """Tokenizer of both models, a folder or vocab.txt; absent: the one in the teacher's folder."""
     size: BertSizeConfig = field(default_factory=BertSizeConfig)

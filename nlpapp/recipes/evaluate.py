@@ -7,6 +7,7 @@ from typing import Any
 from nlpapp.data.classification import (
     EncodedExamples,
     Examples,
+    UnknownLabelError,
     evaluation_steps,
     read_examples,
 )
@@ -123,12 +124,18 @@ def _read(config: Config, names: tuple[str, ...]) -> tuple[Examples, tuple[str, 
         split = config.split or (*task.dev_splits, "test")[0]
         return read_task(task, config.data_dir, split), task.metrics
     generic = all(name.startswith("LABEL_") for name in names)
-    examples = read_examples(
-        str(config.file),
-        text_column=config.text_column,
-        text_pair_column=config.text_pair_column,
-        label_column=config.label_column,
-        label_names=None if names and generic else names,
-        require_labels=True,
-    )
+    try:
+        examples = read_examples(
+            str(config.file),
+            text_column=config.text_column,
+            text_pair_column=config.text_pair_column,
+            label_column=config.label_column,
+            label_names=None if names and generic else names,
+            require_labels=True,
+        )
+    except UnknownLabelError as error:
+        raise UnknownLabelError(
+            f"{error} These are the model's classes; if the file only has other words for "
+            'them, give its words in the same order: --label_names \'["0", "1"]\'.'
+        ) from error
     return examples, usual_metrics(examples.label_names)

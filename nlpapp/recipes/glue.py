@@ -90,18 +90,18 @@ def run(config: Config) -> dict[str, float]:
 
 
 def _tasks(config: Config) -> list[GlueTask]:
-    if config.tasks is not None:
-        return [get_task(name) for name in config.tasks]
-    found = [
-        TASKS[name]
-        for name in TRAINED
-        if has_split(TASKS[name], config.data_dir, "train")
-        and has_split(TASKS[name], config.data_dir, TASKS[name].dev_splits[0])
-    ]
-    if not found:
-        raise ConfigError(f"{config.data_dir} holds the train and dev files of no GLUE task.")
+    wanted = [get_task(name) for name in config.tasks or TRAINED]
+    found = [task for task in wanted if _is_complete(task, config.data_dir)]
+    missing = [task.name for task in wanted if task not in found]
+    if not found or (config.tasks and missing):
+        raise ConfigError(f"{config.data_dir} lacks a train or dev set of {', '.join(missing)}.")
     logger.info("tasks: %s", ", ".join(task.name for task in found))
     return found
+
+
+def _is_complete(task: GlueTask, data_dir: str) -> bool:
+    splits = ("train", *task.dev_splits[:1])
+    return "train" in task.rows and all(has_split(task, data_dir, split) for split in splits)
 
 
 def _run_folder(config: Config, task: GlueTask, seed: int) -> Path:

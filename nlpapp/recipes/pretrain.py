@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import BertForPreTraining, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
 from nlpapp.data.collate import PretrainingCollator
 from nlpapp.data.pretraining_data import PretrainingData
@@ -124,10 +124,10 @@ def _open_data(folder: str, tokenizer: PreTrainedTokenizerBase) -> PretrainingDa
 
 def _build_bert(
     config: Config, tokenizer: PreTrainedTokenizerBase, sets: list[PretrainingData]
-) -> PreTrainedModel:
+) -> BertForPreTraining:
     set_seed(config.seed, "weights")
     if config.model is not None:
-        bert = load_pretrained(BertForPreTraining, config.model)
+        bert: BertForPreTraining = load_pretrained(BertForPreTraining, config.model)
     else:
         pad = tokenizer.pad_token_id
         bert = BertForPreTraining(
@@ -149,7 +149,7 @@ def _evaluation_steps(
 
 def _leave(
     run: RunFolder,
-    bert: PreTrainedModel,
+    bert: BertForPreTraining,
     tokenizer: PreTrainedTokenizerBase,
     metrics: dict[str, float],
     data: PretrainingData,

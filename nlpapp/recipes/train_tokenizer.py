@@ -57,7 +57,7 @@ class Config:
 
 
 def run(config: Config) -> dict[str, float]:
-    """Train on sentences, save the tokenizer folder, and measure it on the beginning of the text."""
+    """Train on sentences, save the tokenizer folder, and measure it on the first of them."""
     run = RunFolder.open(
         config.output_dir, config=config, command="train-tokenizer", seed=config.seed
     )
@@ -86,7 +86,7 @@ def run(config: Config) -> dict[str, float]:
 
 
 def _sentences(config: Config) -> Iterator[str]:
-    """Yield the sentences of the inputs, or of a random part of the documents of the wanted size."""
+    """Yield the sentences of the inputs, or of a random part of their documents."""
     size = sum(path.stat().st_size for path in find_files(config.inputs))
     share = 1.0 if config.max_bytes is None else min(1.0, config.max_bytes / size)
     rng = seeding.generator(config.seed, "tokenizer sample")

@@ -15,11 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-EXTENSION_MODULES = ["_asyncio", "_bisect", "_bz2", "_csv", "_ctypes", "_datetime", "_decimal", "_elementtree", "_hashlib", "_heapq", "_json", "_lzma", "_multiprocessing", "_pickle", "_posixsubprocess", "_queue", "_random", "_socket", "_sqlite3", "_ssl", "_statistics", "_struct", "array", "audioop", "binascii", "cmath", "fcntl", "grp", "math", "mmap", "pwd", "pyexpat", "resource", "select", "spwd", "syslog", "termios", "unicodedata", "zlib"]
+EXTENSION_MODULES = (
+    "_asyncio _bisect _bz2 _csv _ctypes _datetime _decimal _elementtree _hashlib _heapq "
+    "_json _lzma _multiprocessing _pickle _posixsubprocess _queue _random _socket _sqlite3 "
+    "_ssl _statistics _struct array audioop binascii cmath fcntl grp math mmap pwd pyexpat "
+    "resource select spwd syslog termios unicodedata zlib"
+)
 """Modules in C that are not built in everywhere; those that are absent are passed over."""
 
-SKIPPED_FOLDERS = frozenset(
-    ["test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "_bundled", "lib-dynload", "encodings", "turtledemo", "pydoc_data"]
+SKIPPED_FOLDERS = (
+    "test tests idle_test site-packages dist-packages __pycache__ _bundled lib-dynload "
+    "encodings turtledemo pydoc_data"
 )
 
 
@@ -40,14 +46,13 @@ def standard_library(folder: Path | None = None) -> Iterator[Docstring]:
     ``folder`` is where the library's .py files are; by default where this interpreter says.
     """
     root = folder or Path(sysconfig.get_paths()["stdlib"])
+    skipped = SKIPPED_FOLDERS.split()
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
-        if SKIPPED_FOLDERS.isdisjoint(relative.parts) and not relative.parts[0].startswith(
-            "config-"
-        ):
+        if not any(part in skipped or part.startswith("config-") for part in relative.parts):
             yield from parsed_docstrings(path, _module_name(relative))
     if folder is None:
-        for name in sorted({*sys.builtin_module_names, *EXTENSION_MODULES}):
+        for name in sorted({*sys.builtin_module_names, *EXTENSION_MODULES.split()}):
             try:
                 module = importlib.import_module(name)
             except ImportError:
@@ -56,7 +61,7 @@ def standard_library(folder: Path | None = None) -> Iterator[Docstring]:
 
 
 def language_reference() -> dict[str, str]:
-    """Return the topics of `help()`, the language reference as text; empty where it is not installed."""
+    """Return the topics of `help()`, the language reference as text; empty where there is none."""
     try:
         topics = importlib.import_module("pydoc_data.topics")
     except ImportError:

@@ -61,7 +61,9 @@ def read_documents(
 
 
 def find_files(inputs: Sequence[str]) -> list[Path]:
-    """Return the files that ``inputs`` stand for, each once: files, patterns, folders (their .txt files).
+    """Return the files that ``inputs`` (files, patterns, folders) stand for, each once.
+
+    A folder stands for the .txt files in it, at any depth.
 
     Raises:
         DataError: a file is missing or empty, or a pattern or a folder gives no file.
@@ -77,7 +79,8 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
             found = sorted(p for p in path.rglob("*.txt") if p.is_file())
             if not found:
                 raise DataError(
-                    f"Folder '{given}' holds no .txt file. Name the files, or a pattern such as '{given}/*'."
+                    f"Folder '{given}' holds no .txt file. Name the files, or a pattern such as "
+                    f"'{given}/*'."
                 )
         elif path.is_file():
             found = [path]
@@ -101,7 +104,7 @@ def _nearest_file(path: Path) -> str:
     return nearest(path.name, (other.name for other in path.parent.iterdir()))
 
 
-def _read_files(files: list[Path], formats: list[str]) -> Iterator[Document]:
+def _read_files(files: Sequence[Path], formats: Sequence[str]) -> Iterator[Document]:
     for path, form in zip(files, formats, strict=True):
         count = 0
         for document in _read_lines(path) if form == "lines" else _read_text(path):
@@ -146,7 +149,8 @@ def _read_lines(path: Path) -> Iterator[Document]:
             sentences.append(sentence)
             if len(sentences) > LONGEST_DOCUMENT:
                 raise DataError(
-                    f"{path}: no blank line in {LONGEST_DOCUMENT} lines from line {first} on, so all of "
+                    f"{path}: no blank line in {LONGEST_DOCUMENT} lines from line {first} on, "
+                    "so all of "
                     "this would be one document. Put a blank line between documents, or read it as "
                     "prose with input_format: text."
                 )
@@ -157,7 +161,8 @@ def _read_lines(path: Path) -> Iterator[Document]:
     if sentences:  # The last document needs no blank line behind it.
         if not documents and len(sentences) > 1:
             log.warning(
-                "%s has no blank line, so its %d lines are one document. If they are several, put a "
+                "%s has no blank line, so its %d lines are one document. If they are several, put "
+                "a "
                 "blank line between them.", path, len(sentences),
             )  # fmt: skip
         yield Document(tuple(sentences), str(path), first)
@@ -205,7 +210,7 @@ def wrapped_width(lines: Sequence[str]) -> int:
     inside = [line for line in lines[:-1] if not _END.search(line)]
     broken = len(inside) / len(lines)  # Lines that break off in the middle of a sentence.
     full = sum(len(line) >= 0.75 * width for line in inside) / max(len(inside), 1)
-    return width if width <= 120 and broken >= 0.4 and full >= 0.5 else 0
+    return width if 40 <= width <= 120 and broken >= 0.4 and full >= 0.5 else 0
 
 
 def _choose_format(path: Path) -> Literal["lines", "text"]:

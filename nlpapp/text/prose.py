@@ -20,7 +20,7 @@ _QUOTED = re.compile(r"`([^`]+)['`]_{0,2}")
 _STARS = re.compile(r"(?<![\w*])\*{1,2}([^\s*](?:[^*\n]*?[^\s*])?)\*{1,2}(?![\w*])")
 _FOOTNOTE = re.compile(r"\s*\[(?:\d+|#\w*)\]_?")
 _FIELD = re.compile(
-    r"^(?::(?:param|type|return|returns|rtype|raises|raise|ivar|var|keyword)\b[^:]*:|@\w+(?:\s+\w+:)?)\s*"
+    r"^(?::(?:param|type|returns?|rtype|raises?|ivar|var|keyword)\b[^:]*:|@\w+(?:\s+\w+:)?)\s*"
 )
 _BULLET = re.compile(r"^\s*(?:[-*+o\u2022]|\(?(?:\d{1,2}|[a-z])[.)])\s+")
 _UNDERLINE = re.compile(r"^\s*([-=~^*#+\"'_.:])\1{2,}\s*$")
@@ -44,7 +44,7 @@ def prose_sentences(text: str) -> list[str]:
 
 
 def paragraphs(text: str) -> Iterator[str]:
-    """Yield the paragraphs of ``text``, each on one line, without code blocks, headings and markup."""
+    """Yield the paragraphs of ``text``, each on one line, without code, headings and markup."""
     for block in _blocks(text.expandtabs().split("\n")):
         for paragraph in _split_items(block):
             joined = " ".join(line.strip() for line in paragraph)
@@ -54,7 +54,7 @@ def paragraphs(text: str) -> Iterator[str]:
 
 
 def _blocks(lines: list[str]) -> Iterator[list[str]]:
-    """Yield runs of lines that may be prose: cut at blank lines, headings, code and jumps inwards."""
+    """Yield runs of lines that may be prose: cut at blank lines, headings and code."""
     block: list[str] = []
     literal: int | None = None  # the indentation of the line that announced a literal block
     skipping = False  # inside a doctest, which ends with a blank line
@@ -88,7 +88,7 @@ def _indent(line: str) -> int:
 
 
 def _is_layout(lines: list[str], number: int) -> bool:
-    """Tell whether a line is a heading, its underline, a table row, a signature or a grammar rule."""
+    """Tell whether a line is a heading, an underline, a table row, a signature or a grammar."""
     line = lines[number]
     below = lines[number + 1] if number + 1 < len(lines) else ""
     return bool(
@@ -139,7 +139,7 @@ def tidy(sentence: str) -> str:
 
 
 def reads_like_english(sentence: str) -> bool:
-    """Tell whether ``sentence`` has the length and the letters of an English sentence, not of code."""
+    """Tell whether ``sentence`` has the length and the letters of English, not of code."""
     sentence = sentence.replace("()", "")  # The name of a function is a word like any other.
     words = _WORD.findall(sentence)
     if not sentence or not SHORTEST <= len(words) <= LONGEST or len(sentence.split()) > LONGEST:

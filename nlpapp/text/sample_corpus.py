@@ -20,13 +20,15 @@ from nlpapp.text.prose import prose_sentences
 
 LIBRARY_PARTS: dict[str, dict[str, str]] = {
     "networking": {
-        "train": "email http socket wsgiref nntplib socketserver cgi mailbox telnetlib poplib smtpd "
+        "train": "email http socket wsgiref nntplib socketserver cgi mailbox telnetlib poplib "
+        "smtpd "
         "webbrowser mailcap asyncore asynchat xmlrpc cgitb netrc ipaddress",
         "dev": "smtplib",
         "test": "urllib ftplib imaplib ssl",
     },
     "files": {
-        "train": "os shutil io zipfile bz2 fcntl dbm pipes filecmp stat termios mmap grp pwd resource "
+        "train": "os shutil io zipfile bz2 fcntl dbm pipes filecmp stat termios mmap grp pwd "
+        "resource "
         "glob fnmatch getpass linecache pty fileinput tempfile shelve platform",
         "dev": "pathlib lzma",
         "test": "tarfile gzip zlib zipapp",
@@ -43,7 +45,8 @@ LIBRARY_PARTS: dict[str, dict[str, str]] = {
         "test": "statistics fractions cmath zoneinfo",
     },
     "development": {
-        "train": "unittest lib2to3 importlib inspect pydoc ast typing dis pyclbr symtable tokenize imp "
+        "train": "unittest lib2to3 importlib inspect pydoc ast typing dis pyclbr symtable "
+        "tokenize imp "
         "pkgutil pickletools code codeop py_compile compileall modulefinder gc warnings runpy "
         "abc zipimport pdb pstats trace",
         "dev": "profile cProfile timeit tracemalloc traceback",
@@ -53,22 +56,33 @@ LIBRARY_PARTS: dict[str, dict[str, str]] = {
         "train": "tkinter idlelib",
         "dev": "idlelib.editor idlelib.pyshell idlelib.configdialog idlelib.config "
         "idlelib.autocomplete idlelib.colorizer idlelib.sidebar",
-        "test": "turtle curses idlelib.query idlelib.search idlelib.tree idlelib.undo idlelib.tooltip",
+        "test": "turtle curses idlelib.query idlelib.search idlelib.tree idlelib.undo "
+        "idlelib.tooltip",
     },
 }
 """label -> split -> modules. A package stands for its modules, but for those named themselves."""
 
 SAME_MODULE = {
-    "_pydecimal": "decimal", "_pyio": "io", "posix": "os", "nt": "os", "ntpath": "os", "posixpath": "os",
-    "genericpath": "os", "thread": "threading", "_threading_local": "threading",
-    "_collections_abc": "collections", "_strptime": "time", "_py_abc": "abc", "_pydatetime": "datetime",
-}  # fmt: skip
+    "_collections_abc": "collections",
+    "_py_abc": "abc",
+    "_pydatetime": "datetime",
+    "_pydecimal": "decimal",
+    "_pyio": "io",
+    "_strptime": "time",
+    "_threading_local": "threading",
+    "genericpath": "os",
+    "nt": "os",
+    "ntpath": "os",
+    "posix": "os",
+    "posixpath": "os",
+    "thread": "threading",
+}
 """Modules that are implementations of another and repeat its documentation."""
 
 FEWEST_SENTENCES = 4
 """A document with fewer is left out: next-sentence prediction needs something to follow."""
 LARGE_MODULE, LARGE_CLASS = 60, 12
-"""Sentences from which a module is cut up, and from which a class of it is a document of its own."""
+"""Sentences from which a module is cut up, and a class of it is a document of its own."""
 SHORTEST_PASSAGE, AIMED_PASSAGE, LONGEST_PASSAGE = 30, 40, 80
 """Words of a passage of the task."""
 MOST_PASSAGES = {"train": 700, "dev": 90, "test": 120}
@@ -90,8 +104,8 @@ class SampleDocument:
 def write_sample(folder: str | Path, seed: int = 42) -> dict[str, object]:
     """Write the sample corpus and task to ``folder``, and return what was written.
 
-    Files: corpus/train.txt and corpus/heldout.txt (a sentence a line, a blank line between
-    documents), task/{train,dev,test}.tsv (sentence, label) and task/labels.txt. ``seed`` orders the
+    Files: corpus/train.txt, corpus/heldout.txt and its two halves dev.txt and test.txt (a sentence a
+    line, a blank line between documents), task/{train,dev,test}.tsv (sentence, label) and task/labels.txt. ``seed`` orders the
     rows of the task; the corpus is the same for every seed.
 
     Raises:
@@ -102,14 +116,16 @@ def write_sample(folder: str | Path, seed: int = 42) -> dict[str, object]:
     task = {split: passages(documents, split) for split in ("train", "dev", "test")}
     if min(map(len, task.values())) == 0:
         raise DataError(
-            f"This Python carries too few docstrings for the sample corpus ({len(documents)} documents "
+            f"This Python carries too few docstrings for the sample corpus ({len(documents)} "
+            "documents "
             "found): the source files of its standard library are missing. Use a full installation."
         )
     summary: dict[str, object] = {"labels": list(LIBRARY_PARTS)}
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
     (folder / "task").mkdir(parents=True, exist_ok=True)
-    for name in ("train", "heldout"):
-        chosen = [d for d in documents if (d.split == "train") == (name == "train")]
+    parts = {"train": ("train",), "heldout": ("dev", "test"), "dev": ("dev",), "test": ("test",)}
+    for name, splits in parts.items():
+        chosen = [document for document in documents if document.split in splits]
         text = "\n\n".join("\n".join(document.sentences) for document in chosen) + "\n"
         (folder / "corpus" / f"{name}.txt").write_text(text, encoding="utf-8")
         summary[f"{name}_documents"] = len(chosen)
@@ -180,7 +196,7 @@ def _cut_module(parts: dict[str, list[str]]) -> Iterator[list[str]]:
 
 
 def find_part(module: str) -> tuple[str, str]:
-    """Return (label, split) of a module by the longest name in `LIBRARY_PARTS` that it belongs to."""
+    """Return (label, split) of a module, by the longest name in `LIBRARY_PARTS` that it is in."""
     name = SAME_MODULE.get(module, module).lstrip("_")
     while name:
         for label, splits in LIBRARY_PARTS.items():
@@ -234,7 +250,7 @@ def mask_names(text: str, module: str) -> str:
     def betrays(name: str) -> bool:
         low = name.lower()
         pieces = re.split(r"[._]+", low)
-        # Names of two or three letters (os, re, io) are in far too many words to be looked for inside.
+        # Names of two or three letters (os, re, io) are inside of far too many words.
         return any(part in pieces or (len(part) > 3 and part in low) for part in parts if part)
 
     return re.sub(r"\w+(?:\.\w+)*", lambda match: "it" if betrays(match[0]) else match[0], text)

@@ -11,7 +11,6 @@ Without it, an unknown word is an error rather than a guess that no training has
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -22,8 +21,6 @@ from transformers import PreTrainedTokenizerBase
 
 from nlpapp.errors import CheckpointError, ConfigError, DataError, nearest
 from nlpapp.text import wordpiece
-
-logger = logging.getLogger("nlpapp")
 
 UNKNOWN, END = "<unk>", "<eos>"
 FILE_NAME = "vocabulary.json"

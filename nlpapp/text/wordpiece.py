@@ -66,7 +66,8 @@ def train_wordpiece(
     first = [*SPECIAL_TOKENS, *letters]
     if vocab_size <= len(first):
         raise DataError(
-            f"vocab_size {vocab_size} is too small: the special tokens and the letters of the texts "
+            f"vocab_size {vocab_size} is too small: the special tokens and the letters of the "
+            "texts "
             f"alone are {len(first)} pieces. Raise vocab_size or lower limit_alphabet "
             f"(now {limit_alphabet})."
         )
@@ -122,11 +123,11 @@ def _repeated(words: Counter[str], letters: set[str], size: int = 10_000) -> Ite
 def _limit_bytes(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
     seen = 0
     for text in texts:
-        if max_bytes is not None and seen >= max_bytes:
-            log.warning("Stopped reading after %d bytes (max_bytes).", seen)
-            return
-        seen += len(text.encode("utf-8"))
         yield text
+        seen += len(text.encode("utf-8"))
+        if max_bytes is not None and seen >= max_bytes:
+            log.info("Stopped reading after %d bytes (max_bytes).", seen)
+            return
 
 
 def _normalizer(lowercase: bool) -> normalizers.BertNormalizer:
@@ -193,10 +194,10 @@ def _nearest_sibling(path: Path) -> str:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Return piece -> id of a vocabulary file: one piece a line, the line number less one is the id.
+    """Return piece -> id of a vocabulary file: one piece a line, whose number less one is the id.
 
     Raises:
-        DataError: if the file is not UTF-8, a special token is missing, or a piece stands there twice.
+        DataError: the file is not UTF-8, lacks a special token, or holds a piece twice.
     """
     try:
         # Not splitlines(): real vocabularies hold pieces that are Unicode line separators.
@@ -219,7 +220,8 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
     if missing:
         raise DataError(
-            f"{path} ({len(vocabulary)} lines) is not a BERT vocabulary: {', '.join(missing)} missing. "
+            f"{path} ({len(vocabulary)} lines) is not a BERT vocabulary: {', '.join(missing)} "
+            "missing. "
             f"Expected one piece a line, among them {', '.join(SPECIAL_TOKENS)}."
         )
     return vocabulary
@@ -247,7 +249,7 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        content = {
+        content: dict[str, object] = {
             "vocabulary": tokenizer.get_vocab(),
             "special": sorted(tokenizer.all_special_tokens),
         }
@@ -265,7 +267,8 @@ def check_fingerprint(*, found: str, expected: str, found_in: str, expected_by: 
     if found != expected:
         raise DataError(
             f"{found_in} was made with another tokenizer ({found[:12]}) than {expected_by} "
-            f"({expected[:12]}): the same ids would mean different words. Use one tokenizer for both."
+            f"({expected[:12]}): the same ids would mean different words. Use one tokenizer for "
+            "both."
         )
 
 
@@ -276,7 +279,7 @@ def describe(
 
     Returns:
         ``tokens_per_word`` (fertility), ``unknown_rate`` (share of [UNK] among the tokens),
-        ``vocabulary_used`` (share of the vocabulary that occurs), and ``words`` and ``tokens`` seen.
+        ``vocabulary_used`` (share of the vocabulary that occurs), ``words`` and ``tokens`` seen.
     """
     counts: Counter[int] = Counter()
     words = 0

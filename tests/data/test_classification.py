@@ -246,18 +246,6 @@ def test_evaluation_reads_short_rows_first_and_gives_the_order_back(tokenizer):
     assert [rows[index] for index in undo] == [row.tolist() for row in encoded.input_ids]
 
 
-def test_slices_keep_rows_together():
-    examples = Examples(
-        texts_a=list("abc"),
-        texts_b=list("xyz"),
-        labels=np.array([0, 1, 0]),
-        label_names=("n", "p"),
-        source="s",
-    )
-    part = examples[1:]
-    assert (part.texts_a, part.texts_b, part.labels.tolist()) == (["b", "c"], ["y", "z"], [1, 0])
-
-
 def test_real_chinese_reviews(shared_data):
     examples = read_examples(shared_data / "zh_book_review" / "dev.tsv")
     assert len(examples) == 8000

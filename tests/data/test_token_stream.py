@@ -111,6 +111,12 @@ def test_an_error_while_writing_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "cache").write_text("a file where a folder is to be")
+    with pytest.raises(DataError, match="could not write the ids of the text"):
+        write_token_ids(tmp_path / "cache" / "train.npy", [[1]], 10)
+
+
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(DataError, match="no token to write to .*valid.npy"):
         write_token_ids(tmp_path / "valid.npy", [[]], 10)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import logging
 
 import numpy as np
 import onnx
@@ -164,3 +165,11 @@ def test_exporting_leaves_the_users_tokenizer_and_model_as_they_were(tokenizer, 
     export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=5)
     assert tokenizer.backend_tokenizer.to_str() == before
     assert model.config._attn_implementation == attention
+
+
+def test_quantising_gives_the_root_logger_no_console_handler(tokenizer, tmp_path, monkeypatch):
+    # Else every line of a run's log would be printed twice from then on.
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    export_classifier(build_model("bilstm"), tokenizer, tmp_path / "bundle", max_seq_length=12)
+    assert root.handlers == []

@@ -14,9 +14,13 @@ LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
 def model():
     torch.manual_seed(0)
     config = TransformerXLConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        vocab_size=40,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
         mem_len=100,
-    )  # fmt: skip
+    )
     model = TransformerXLLMHeadModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -77,9 +81,18 @@ def test_draws_follow_the_model_and_its_seed(model):
 def test_a_limited_memory_changes_the_text_of_a_long_prompt(model):
     prompt = list(np.random.default_rng(0).integers(0, 40, 30))
     texts = [
-        list(generate_ids(model, prompt, max_new_tokens=20, rng=np.random.default_rng(0), temperature=0, mem_len=m))
+        list(
+            generate_ids(
+                model,
+                prompt,
+                max_new_tokens=20,
+                rng=np.random.default_rng(0),
+                temperature=0,
+                mem_len=m,
+            )
+        )
         for m in (100, 2)
-    ]  # fmt: skip
+    ]
     assert len(texts[0]) == len(texts[1]) == 20
     assert texts[0] != texts[1]
 

@@ -71,7 +71,7 @@ def norm(vectors, module):
 
 
 def plain_model(model, ids, memory):
-    """Hidden vectors of one lane: ids (T,), memory a (M, D) tensor a layer; and the inputs of each layer."""
+    """Hidden vectors and layers' inputs of one lane: ids (T,), memory a (M, D) tensor a layer."""
     hidden = model.embedding(ids) * math.sqrt(model.config.hidden_size)
     inputs = []
     for layer, old in zip(model.layers, memory, strict=True):
@@ -204,8 +204,10 @@ def test_tying_shares_vectors_and_projections():
     tied = tiny(cutoffs=[10], div_val=2)
     untied = tiny(cutoffs=[10], div_val=2, tie_word_embeddings=False)
     assert names(untied) - names(tied) == {
-        "output_tables.clusters.0.weight", "output_tables.clusters.1.weight", "output_tables.clusters.1.projection",
-    }  # fmt: skip
+        "output_tables.clusters.0.weight",
+        "output_tables.clusters.1.weight",
+        "output_tables.clusters.1.projection",
+    }
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -232,9 +234,16 @@ def test_a_saved_model_loads_with_the_auto_classes(tmp_path, tie):
 def test_weights_start_as_the_table_in_the_module_says():
     torch.manual_seed(0)
     config = TransformerXLConfig(
-        vocab_size=9000, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256,
-        cutoffs=[3000, 6000], div_val=2, tie_word_embeddings=False, pre_norm=True,
-    )  # fmt: skip
+        vocab_size=9000,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=256,
+        cutoffs=[3000, 6000],
+        div_val=2,
+        tie_word_embeddings=False,
+        pre_norm=True,
+    )
     for name, parameter in TransformerXLLMHeadModel(config).named_parameters():
         mean, std = float(parameter.detach().mean()), float(parameter.detach().std(correction=0))
         if name.endswith("norm.weight"):

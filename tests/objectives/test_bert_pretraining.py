@@ -7,13 +7,17 @@ from transformers import BertForPreTraining
 from nlpapp.models.bert import BertPretrainingModel, BertSizeConfig, bert_config
 from nlpapp.objectives.bert_pretraining import BertPretrainingObjective
 
-SIZE = BertSizeConfig(num_layers=2, hidden_size=16, num_heads=2, max_position_embeddings=32, dropout=0)
+SIZE = BertSizeConfig(
+    num_layers=2, hidden_size=16, num_heads=2, max_position_embeddings=32, dropout=0
+)
 
 
 def make_batch(rows: int, masked_per_row: list[int]) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(rows)
     ids = torch.randint(5, 50, (rows, 8), generator=generator)
-    positions = [row * 8 + 1 + column for row, n in enumerate(masked_per_row) for column in range(n)]
+    positions = [
+        row * 8 + 1 + column for row, n in enumerate(masked_per_row) for column in range(n)
+    ]
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
@@ -45,9 +49,7 @@ def test_loss_equals_transformers(model):
     labels = torch.full((4, 8), -100)
     labels.view(-1)[batch["masked_positions"]] = batch["masked_labels"]
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
-    theirs = model.bert(
-        **inputs, labels=labels, next_sentence_label=batch["next_sentence_labels"]
-    )
+    theirs = model.bert(**inputs, labels=labels, next_sentence_label=batch["next_sentence_labels"])
     torch.testing.assert_close(ours.loss, theirs.loss)
     means = {name: float(total) / float(count) for name, (total, count) in ours.metrics.items()}
     assert objective.summary(means)["loss"] == pytest.approx(theirs.loss.item(), rel=1e-6)

@@ -16,9 +16,14 @@ VOCAB = 30
 def model():
     torch.manual_seed(0)
     config = TransformerXLConfig(
-        vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        mem_len=200, dropout=0.0,
-    )  # fmt: skip
+        vocab_size=VOCAB,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        mem_len=200,
+        dropout=0.0,
+    )
     model = TransformerXLLMHeadModel(config)
     with torch.no_grad():
         for parameter in model.parameters():

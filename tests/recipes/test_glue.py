@@ -110,13 +110,40 @@ def test_official_test_set_becomes_a_submission_of_the_best_seed(tmp_path):
     assert "commonest class" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
+def test_mnli_scores_both_dev_sets_and_answers_the_diagnostic_set(tmp_path):
+    header = "index\tsentence1\tsentence2"
+    labels = ("entailment", "neutral", "contradiction")
+    rows = [f"{i}\tthe cat {i % 9}\ta dog" for i in range(TASKS["ax"].rows["test"])]
+    labelled = [header + "\tgold_label", *(f"{rows[i]}\t{labels[i % 3]}" for i in range(12))]
+    for folder, split, lines in (
+        ("MNLI", "train", labelled),
+        ("MNLI", "dev_matched", labelled),
+        ("MNLI", "dev_mismatched", labelled[:7]),
+        ("diagnostic", "diagnostic", [header, *rows]),
+    ):
+        path = tmp_path / "data" / folder / f"{split}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n")
+    config = config_of(tmp_path / "run", data_dir=str(tmp_path / "data"), tasks=["mnli"], seeds=[5])
+    metrics = glue.run(config)
+    assert 0 <= metrics["mnli_dev_mismatched_accuracy_median"] <= 1
+    assert metrics["mnli_score_median"] == metrics["mnli_accuracy_median"]
+    with (tmp_path / "run" / "mnli" / "seed-5" / "predictions-ax.tsv").open() as file:
+        words = [row["prediction"] for row in csv.DictReader(file, delimiter="\t")]
+    with zipfile.ZipFile(tmp_path / "run" / "submission" / "submission.zip") as archive:
+        lines = archive.read("AX.tsv").decode().splitlines()[1:]
+    assert [line.split("\t")[1] for line in lines] == words
+    assert set(words) <= set(labels)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
         ({"seeds": []}, "at least one"),
         ({"seeds": [1, 1]}, "each once"),
         ({"tasks": ["sst"]}, "Did you mean 'sst2'"),
-        ({"tasks": None, "data_dir": str(SAMPLE)}, "no GLUE task"),
+        ({"tasks": None, "data_dir": str(SAMPLE)}, "lacks a train or dev set of cola, sst2"),
+        ({"tasks": ["sst2", "qqp", "ax"]}, "lacks a train or dev set of qqp, ax"),
     ],
 )
 def test_bad_options(options, expected, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 
 from nlpapp.errors import ConfigError, DataError
 from nlpapp.recipes import report
-from tests.evaluation.test_report import Page, assert_self_contained
+from tests.evaluation.test_page import Page, assert_self_contained
 
 
 def write_run(folder, *, rate, accuracy, finished=True, extra=""):

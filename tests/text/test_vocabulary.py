@@ -136,16 +136,25 @@ def test_bad_options_and_empty_text_are_named(options, error, message):
     arguments = {"kind": "words", "lines": LINES, "min_frequency": 1, "max_size": None} | options
     with pytest.raises(error, match=message):
         build_vocabulary(
-            arguments["kind"], arguments["lines"],
-            min_frequency=arguments["min_frequency"], max_size=arguments["max_size"], source="train.txt",
-        )  # fmt: skip
+            arguments["kind"],
+            arguments["lines"],
+            min_frequency=arguments["min_frequency"],
+            max_size=arguments["max_size"],
+            source="train.txt",
+        )
 
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", '{"kind": "words"}', json.dumps({"kind": "words", "symbols": ["a"]}),
-     json.dumps({"kind": "bytes", "symbols": ["<eos>"]}), json.dumps({"kind": "words", "symbols": ["<eos>", "a", "a"]})],
-)  # fmt: skip
+    [
+        "{",
+        "[]",
+        '{"kind": "words"}',
+        json.dumps({"kind": "words", "symbols": ["a"]}),
+        json.dumps({"kind": "bytes", "symbols": ["<eos>"]}),
+        json.dumps({"kind": "words", "symbols": ["<eos>", "a", "a"]}),
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "vocabulary.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"vocabulary.json is damaged"):

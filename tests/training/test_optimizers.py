@@ -18,7 +18,9 @@ def test_only_matrices_decay():
 
 
 def test_two_updates_equal_the_formula():
-    config = OptimizerConfig(learning_rate=0.1, weight_decay=0.01, beta1=0.9, beta2=0.99, epsilon=1e-6)
+    config = OptimizerConfig(
+        learning_rate=0.1, weight_decay=0.01, beta1=0.9, beta2=0.99, epsilon=1e-6
+    )
     linear = nn.Linear(3, 2, bias=False)
     expected = linear.weight.detach().clone().double()
     optimizer = build_optimizer(linear, config)

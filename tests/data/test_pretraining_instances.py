@@ -1,0 +1,132 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from nlpapp.data.pretraining_instances import (
+    PretrainingOptions,
+    SpecialIds,
+    build_table,
+    join_segments,
+    ranges,
+)
+from nlpapp.data.token_blocks import plain_encoder, tokenize_block
+from nlpapp.errors import ConfigError
+from nlpapp.text.documents import Document
+from nlpapp.text.wordpiece import load_tokenizer
+
+SENTENCES = ("the cat sat on the mat.", "a dog ran over the hill.", "the bird flew on under it.")
+
+
+@pytest.fixture
+def tokenizer(tiny_tokenizer_folder):
+    return load_tokenizer(tiny_tokenizer_folder)
+
+
+def table_of(tokenizer, number=20, **options):
+    options = PretrainingOptions(**({"max_seq_length": 24, "dupe_factor": 2} | options))
+    documents = [
+        Document(tuple(f"{s} {chr(97 + n)}" for s in SENTENCES * 2), "x", 1) for n in range(number)
+    ]
+    block = tokenize_block(
+        documents, plain_encoder(tokenizer), first_document=0, longest=options.longest_sentence
+    )
+    special = SpecialIds.of(tokenizer, options)
+    return *build_table(block, options, special, index=0), block
+
+
+def test_ranges():
+    assert ranges(np.array([5, 0, 9]), np.array([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
+    assert ranges(np.zeros(0, int), np.zeros(0, int)).tolist() == []
+
+
+def test_segments_are_joined_with_special_tokens(tokenizer):
+    special = SpecialIds.of(tokenizer, PretrainingOptions())
+    spans = np.array([[0, 2, 5, 6], [3, 4, 0, 2]])
+    ids, types, offsets = join_segments(np.arange(10, 20), spans, special, pairs=True)
+    assert ids.tolist() == [2, 10, 11, 3, 15, 3, 2, 13, 3, 10, 11, 3]
+    assert types.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1]
+    assert offsets.tolist() == [0, 6, 12]
+    spans = np.array([[0, 2, 2, 2]])
+    ids, types, _ = join_segments(np.arange(10, 20), spans, special, pairs=False)
+    assert ids.tolist() == [2, 10, 11, 3] and types.tolist() == [0, 0, 0, 0]
+
+
+def test_instances_read_like_the_tokenizer_s_pairs(tokenizer):
+    table, counts, _ = table_of(tokenizer, masked_lm_prob=0.0)
+    for row in table.to_pylist():
+        ids, types = row["input_ids"], row["token_type_ids"]
+        first = ids.index(3)
+        assert ids[0] == 2 and ids[-1] == 3 and ids.count(3) == 2 and len(ids) <= 24
+        assert types == [0] * (first + 1) + [1] * (len(ids) - first - 1)
+    assert counts["instances"] == len(table)
+
+
+def test_masks_can_be_undone(tokenizer):
+    # The draws of pairs and of masks are streams of their own.
+    masked, counts, _ = table_of(tokenizer)
+    plain, _, _ = table_of(tokenizer, masked_lm_prob=0.0)
+    rows = masked.select(["input_ids", "masked_lm_positions", "masked_lm_ids"]).to_pylist()
+    for row, whole in zip(rows, plain.column("input_ids").to_pylist(), strict=True):
+        assert row["masked_lm_positions"] == sorted(row["masked_lm_positions"])
+        for position, token in zip(row["masked_lm_positions"], row["masked_lm_ids"], strict=True):
+            row["input_ids"][position] = token
+        assert row["input_ids"] == whole
+    assert counts["masked_tokens"] == sum(len(row["masked_lm_ids"]) for row in rows) > 0
+
+
+def test_columns_and_types_are_those_of_the_contract(tokenizer):
+    table, _, _ = table_of(tokenizer)
+    types = {field.name: str(field.type).split(": ")[-1] for field in table.schema}
+    assert types == {
+        "input_ids": "uint16>",
+        "token_type_ids": "uint8>",
+        "masked_lm_positions": "uint16>",
+        "masked_lm_ids": "uint16>",
+        "next_sentence_label": "uint8",
+    }
+    dynamic, _, _ = table_of(tokenizer, masking="dynamic")
+    assert dynamic.column_names == ["input_ids", "token_type_ids", "next_sentence_label"]
+    assert tokenizer.mask_token_id not in sum(dynamic.column("input_ids").to_pylist(), [])
+    single, _, _ = table_of(tokenizer, objective="none")
+    assert "next_sentence_label" not in single.column_names
+
+
+def test_without_pairs_every_token_is_there_once_a_pass(tokenizer):
+    table, counts, block = table_of(tokenizer, objective="none", masking="dynamic")
+    rows = table.column("input_ids").to_pylist()
+    found = Counter(token for row in rows for token in row if token not in (2, 3))
+    assert found == Counter({t: 2 * n for t, n in Counter(block.ids.tolist()).items()})
+    assert counts["truncated_tokens"] == 0
+
+
+def test_tokens_cut_off_are_counted(tokenizer):
+    table, counts, _ = table_of(tokenizer, max_seq_length=12, short_seq_prob=0.0)
+    assert max(map(len, table.column("input_ids").to_pylist())) == 12
+    assert counts["truncated_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_seq_length": 7},
+        {"max_seq_length": 70000},
+        {"masked_lm_prob": -0.1},
+        {"masked_lm_prob": 1.1},
+        {"short_seq_prob": 2.0},
+        {"dupe_factor": 0},
+        {"max_predictions_per_seq": 0},
+        {"objective": "sop"},
+        {"masking": "sometimes"},
+        {"masking_unit": "span"},
+    ],
+)
+def test_bad_options_are_named(options):
+    (name,) = options
+    with pytest.raises(ConfigError, match=name):
+        PretrainingOptions(**options)
+
+
+def test_sequences_longer_than_the_tokenizer_allows(tokenizer):
+    with pytest.raises(ConfigError, match="max_seq_length 513 is over .* limit of 512"):
+        SpecialIds.of(tokenizer, PretrainingOptions(max_seq_length=513))

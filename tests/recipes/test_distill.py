@@ -1,0 +1,202 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from nlpapp.data.augmentation import AugmentationConfig
+from nlpapp.errors import ConfigError
+from nlpapp.models.bilstm import BiLstmForSequenceClassification, BiLstmSizeConfig
+from nlpapp.models.pretrained import save_model_folder
+from nlpapp.objectives.distillation import DistillationConfig
+from nlpapp.recipes import distill
+from nlpapp.text.wordpiece import fingerprint
+from nlpapp.training.fit import TrainingConfig
+from nlpapp.training.optimizers import OptimizerConfig
+from tests.deployment.models import build_model, load_tokenizer
+
+OFF = AugmentationConfig(n_iter=0)
+THINGS = ["film", "cat", "dog", "bird", "river", "hill", "mat"]
+SMALL = BiLstmSizeConfig(embedding_size=16, hidden_size=12, classifier_size=12, dropout=0.0)
+
+
+def write_rows(path, header, rows):
+    path.write_text("\n".join("\t".join(row) for row in [header, *rows]) + "\n")
+    return str(path)
+
+
+@pytest.fixture
+def files(tmp_path):
+    words = {"good": "good", "great": "good", "bad": "bad", "awful": "bad"}
+    rows = [
+        (f"{opening} {thing} was {word} {end}".strip(), label)
+        for opening in ("the", "a", "on the")
+        for thing in THINGS
+        for end in ("", ".", ", and ran")
+        for word, label in words.items()
+    ]
+    order = np.random.default_rng(0).permutation(len(rows))
+    rows = [rows[index] for index in order]
+    header = ("sentence", "label")
+    return {
+        "train_file": write_rows(tmp_path / "train.tsv", header, rows[60:]),
+        "dev_file": write_rows(tmp_path / "dev.tsv", header, rows[:30]),
+        "test_file": write_rows(tmp_path / "test.tsv", header, rows[30:60]),
+    }
+
+
+@pytest.fixture
+def teacher(tiny_tokenizer_folder, tmp_path):
+    """A classifier that knows the task, with its classes in another order than the data's."""
+    tokenizer = load_tokenizer(tiny_tokenizer_folder)
+    model = build_model("bilstm", labels={0: "good", 1: "bad"}, pooling="mean")
+    words = {
+        word: tokenizer.convert_tokens_to_ids(word) for word in ("good", "great", "bad", "awful")
+    }
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    for _ in range(60):
+        ids = torch.randint(5, 40, (32, 6))
+        names = [list(words)[index] for index in torch.randint(0, 4, (32,))]
+        known = torch.tensor(list(words.values()))
+        ids[torch.isin(ids, known)] = 6
+        ids[torch.arange(32), torch.randint(0, 6, (32,))] = torch.tensor([words[n] for n in names])
+        labels = torch.tensor([0 if name in ("good", "great") else 1 for name in names])
+        loss = model(ids, torch.ones_like(ids), labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    digest = fingerprint(tokenizer)
+    save_model_folder(model, tmp_path / "teacher", tokenizer=tokenizer, fingerprint=digest)
+    return str(tmp_path / "teacher")
+
+
+def config_for(tmp_path, files, name="run", **options):
+    training = TrainingConfig(
+        num_epochs=12, tensorboard=False, optimizer=OptimizerConfig(learning_rate=0.01)
+    )
+    defaults = {"student": SMALL, "augmentation": OFF, "max_seq_length": 24, "batch_size": 32}
+    return distill.Config(
+        output_dir=str(tmp_path / name), **(files | defaults | {"training": training} | options)
+    )
+
+
+def test_a_student_learns_from_its_teacher_and_is_compared_with_it(files, teacher, tmp_path):
+    config = config_for(tmp_path, files, teacher=teacher, augmentation=AugmentationConfig(n_iter=2))
+    metrics = distill.run(config)
+    # The teacher has the classes in another order: were they taken by position, both would fail.
+    assert metrics["teacher_accuracy"] > 0.9 and metrics["test_teacher_accuracy"] > 0.9
+    assert metrics["accuracy"] > 0.9 and metrics["test_accuracy"] > 0.8
+    assert metrics["retained"] == pytest.approx(metrics["accuracy"] / metrics["teacher_accuracy"])
+    assert metrics["agreement"] > 0.8
+    assert metrics["transfer_rows"] > 252 - 60
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    assert isinstance(model, BiLstmForSequenceClassification)
+    assert model.config.id2label == {0: "bad", 1: "good"}
+    assert len(model.config.tokenizer_fingerprint) == 64
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"report.html", "predictions-dev.tsv", "predictions-test.tsv", "metrics.json"} <= left
+    assert "BiLSTM" in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert distill.run(config) == metrics
+
+
+def test_the_teachers_logits_are_kept_for_the_next_start(files, teacher, tmp_path, monkeypatch):
+    options = {"teacher": teacher, "training": TrainingConfig(max_steps=2, tensorboard=False)}
+    distill.run(config_for(tmp_path, files, **options))
+    rows = np.load(tmp_path / "run" / "teacher-logits.npy")
+    assert rows.shape == (252 - 60, 2)
+    (tmp_path / "run" / "metrics.json").unlink()
+    asked = []
+    monkeypatch.setattr("nlpapp.training.teacher_logits._compute", lambda *_, **__: asked.append(1))
+    distill.run(config_for(tmp_path, files, **options))
+    assert not asked
+
+
+def test_alpha_1_learns_labels_without_asking_a_teacher(files, tiny_tokenizer_folder, tmp_path):
+    config = config_for(
+        tmp_path,
+        files,
+        tokenizer=str(tiny_tokenizer_folder),
+        objective=DistillationConfig(alpha=1.0),
+    )
+    metrics = distill.run(config)
+    assert metrics["accuracy"] > 0.9
+    assert "teacher_accuracy" not in metrics and "agreement" not in metrics
+    assert not (tmp_path / "run" / "teacher-logits.npy").exists()
+
+
+def test_alpha_1_with_texts_that_have_no_labels_is_refused(files, tmp_path):
+    options = {"objective": DistillationConfig(alpha=1.0)}
+    for extra in ({"augmentation": AugmentationConfig()}, {"unlabeled_file": "more.txt"}):
+        with pytest.raises(ConfigError, match="labels alone"):
+            config_for(tmp_path, files, **options, **extra)
+
+
+def test_pairs_train_a_siamese_student_of_a_joint_teacher(tiny_tokenizer_folder, tmp_path):
+    rows = [
+        (f"the {first}", f"a {second}", "yes" if first == second else "no")
+        for first in THINGS
+        for second in THINGS
+    ]
+    header = ("sentence1", "sentence2", "label")
+    files = {
+        "train_file": write_rows(tmp_path / "train.tsv", header, rows),
+        "dev_file": write_rows(tmp_path / "dev.tsv", header, rows[:20]),
+    }
+    (tmp_path / "more.txt").write_text("the cat\ta dog\n")
+    tokenizer = load_tokenizer(tiny_tokenizer_folder)
+    model = build_model("bert", labels={0: "no", 1: "yes"})
+    save_model_folder(model, tmp_path / "teacher", tokenizer=tokenizer)
+    config = config_for(
+        tmp_path,
+        files,
+        teacher=str(tmp_path / "teacher"),
+        unlabeled_file=str(tmp_path / "more.txt"),
+        training=TrainingConfig(max_steps=3, tensorboard=False),
+    )
+    metrics = distill.run(config)
+    assert metrics["transfer_rows"] == 50
+    saved = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert saved["siamese"] is True
+
+
+def test_a_teacher_of_other_classes_is_refused(files, tiny_tokenizer_folder, tmp_path):
+    tokenizer = load_tokenizer(tiny_tokenizer_folder)
+    model = build_model("bilstm", labels={0: "spam", 1: "ham"})
+    save_model_folder(model, tmp_path / "teacher", tokenizer=tokenizer)
+    with pytest.raises(ConfigError, match="spam, ham; the data's are bad, good"):
+        distill.run(config_for(tmp_path, files, teacher=str(tmp_path / "teacher")))
+
+
+def test_a_student_can_start_from_the_teachers_embeddings(files, teacher, tmp_path):
+    training = TrainingConfig(
+        max_steps=1, tensorboard=False, optimizer=OptimizerConfig(learning_rate=0.0)
+    )
+    weights = []
+    for start in ("random", "teacher"):
+        run = f"from-{start}"
+        config = config_for(
+            tmp_path, files, run, teacher=teacher, embeddings=start, training=training
+        )
+        distill.run(config)
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / run / "model")
+        weights.append(model.get_input_embeddings().weight.detach()[1:, :12])
+    source = AutoModelForSequenceClassification.from_pretrained(teacher)
+    rows = len(weights[0]) + 1  # the teacher has a few more than the tokenizer needs
+    expected = torch.pdist(source.get_input_embeddings().weight.detach()[1:rows])
+    spread = [(torch.pdist(rows) / expected) for rows in weights]
+    assert spread[1].std() < 1e-3 < spread[0].std()
+
+
+def test_scores_and_missing_teacher_are_refused(files, tmp_path):
+    with pytest.raises(ConfigError, match="give --teacher"):
+        distill.run(config_for(tmp_path, files))
+
+
+def test_config_names_are_those_of_finetune():
+    from nlpapp.recipes import finetune
+
+    theirs = {field.name for field in dataclasses.fields(finetune.Config)}
+    assert set(distill.SET_OPTIONS) <= theirs

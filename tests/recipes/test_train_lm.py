@@ -1,0 +1,182 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from nlpapp.errors import ConfigError, DataError
+from nlpapp.models.language_models import TransformerXLSizeConfig
+from nlpapp.recipes import evaluate_lm, train_lm
+from nlpapp.text.vocabulary import load_vocabulary
+from nlpapp.training.fit import TrainingConfig
+from nlpapp.training.optimizers import OptimizerConfig
+
+SIZE = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "inner_size": 32, "mem_len": 16}
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Sentences in which a name is followed by "is", or by the line's end: memory tells which."""
+    folder = tmp_path_factory.mktemp("texts")
+    rng = np.random.default_rng(0)
+    for split, lines in (("train", 400), ("valid", 40), ("test", 40)):
+        names = rng.integers(0, 10, lines)
+        text = "".join(f"n{name} is the name of one who says n{name}\n" for name in names)
+        (folder / f"{split}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def config(texts, output_dir, *, size=None, training=None, **options):
+    training = {"max_steps": 6, "log_every": 2, "tensorboard": False} | (training or {})
+    return train_lm.Config(
+        **{
+            "train_file": str(texts / "train.txt"),
+            "valid_file": str(texts / "valid.txt"),
+            "output_dir": str(output_dir),
+            "size": TransformerXLSizeConfig(**SIZE | (size or {})),
+            "segment_length": 4,
+            "batch_size": 4,
+            "training": TrainingConfig(
+                optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0), **training
+            ),
+        }
+        | options
+    )
+
+
+def weights(run):
+    return load_file(run / "model" / "model.safetensors")
+
+
+def assert_same(found, expected, **tolerance):
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            found[name], tensor, msg=lambda text, n=name: f"{n}: {text}", **tolerance
+        )
+
+
+def test_training_leaves_a_model_that_is_better_with_its_memory(texts, tmp_path):
+    options = config(
+        texts,
+        tmp_path / "run",
+        test_file=str(texts / "test.txt"),
+        size={"hidden_size": 32, "inner_size": 64, "dropout": 0.0},
+        training={"max_steps": 400, "log_every": 100},
+    )
+    metrics = train_lm.run(options)
+    assert metrics["test_perplexity"] < 0.8 * metrics["test_perplexity_without_memory"]
+    # Two names out of ten in ten tokens: all else is certain.
+    assert metrics["test_loss"] == pytest.approx(2 * np.log(10) / 10, abs=0.03)
+    assert metrics["test_perplexity"] == pytest.approx(np.exp(metrics["test_loss"]))
+    assert {"valid_loss", "valid_perplexity", "seconds", "tokens_per_second"} <= metrics.keys()
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    for name in ("model/README.md", "model/vocabulary.json", "plots/curves.png", "report.html"):
+        assert (tmp_path / "run" / name).is_file(), name
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    vocabulary = load_vocabulary(tmp_path / "run" / "model")
+    assert model.config.tokenizer_fingerprint == vocabulary.fingerprint()
+    scored = evaluate_lm.run(
+        evaluate_lm.Config(
+            model=str(tmp_path / "run" / "model"),
+            text_file=str(texts / "test.txt"),
+            segment_length=4,
+            output_dir=str(tmp_path / "scored"),
+        )
+    )
+    assert scored["loss"] == pytest.approx(metrics["test_loss"], abs=1e-6)
+    assert scored["predicted_tokens"] == 40 * 10
+
+
+def test_resumed_in_the_middle_is_bit_equal_to_uninterrupted(texts, tmp_path):
+    """The memory is part of the checkpoint: step 3 goes on with what step 2 remembered."""
+    training = {"max_steps": 6, "checkpoint_every": 2, "keep_checkpoints": 9, "evaluate_every": 6}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train_lm.run(config(texts, whole, training=training))
+    shutil.copytree(whole, resumed)
+    for name in ("checkpoints/step-4", "checkpoints/step-6", "model"):
+        shutil.rmtree(resumed / name)
+    (resumed / "metrics.json").unlink()
+    train_lm.run(config(texts, resumed, training=training))
+    assert_same(weights(resumed), weights(whole), atol=0, rtol=0)
+    carry = torch.load(whole / "checkpoints/step-2/rank-0.pt", weights_only=True)["carry"]
+    assert [tuple(old.shape) for old in carry[0]] == [(4, 8, 16)] * 2
+
+
+def test_resumed_without_its_memory_would_differ(texts, tmp_path):
+    """The test above can fail: the memory does change the weights."""
+    results = []
+    for mem_len in (16, 0):
+        run = tmp_path / str(mem_len)
+        train_lm.run(config(texts, run, size={"mem_len": mem_len}))
+        results.append(weights(run)["softmax.bias"])
+    assert not torch.equal(*results)
+
+
+def test_two_micro_batches_give_the_update_of_one(texts, tmp_path):
+    for accumulation in (1, 2):
+        training = {"gradient_accumulation_steps": accumulation}
+        train_lm.run(
+            config(texts, tmp_path / str(accumulation), size={"dropout": 0.0}, training=training)
+        )
+    assert_same(weights(tmp_path / "2"), weights(tmp_path / "1"), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", ["characters", "tokenizer"])
+def test_other_vocabularies(texts, tmp_path, tiny_tokenizer_folder, vocabulary):
+    name = str(tiny_tokenizer_folder) if vocabulary == "tokenizer" else vocabulary
+    metrics = train_lm.run(config(texts, tmp_path / "run", vocabulary=name))
+    assert metrics["valid_perplexity_without_memory"] > 1
+    loaded = load_vocabulary(tmp_path / "run" / "model")
+    assert loaded.decode(loaded.encode("the name of one")) == "the name of one"
+
+
+def test_adaptive_softmax_and_its_options(texts, tmp_path):
+    size = {"cutoffs": [5, 12], "div_val": 2, "pre_norm": True, "clamp_len": 8}
+    metrics = train_lm.run(config(texts, tmp_path / "run", size=size | {"attention_dropout": 0.1}))
+    assert metrics["valid_loss"] < np.log(20)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": {"mem_len": -1}}, "mem_len: -1 is negative"),
+        ({"evaluation_mem_len": -2}, "mem_len: -2 is negative"),
+        ({"size": {"clamp_len": 0}}, "clamp_len: 0"),
+        ({"size": {"cutoffs": [12, 5]}}, "5 follows 12"),
+        ({"size": {"cutoffs": [5, 5000]}}, "5000 is not below the vocabulary's 18 entries"),
+        ({"size": {"div_val": 0}}, "div_val: 0"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"evaluation_segment_length": 0}, "evaluation_segment_length: 0"),
+        (
+            {"batch_size": 100, "segment_length": 100},
+            "train.txt has 4000 tokens, fewer than one batch",
+        ),
+        ({"vocabulary": "character"}, "'character' is neither .* Did you mean 'characters'"),
+    ],
+)
+def test_options_that_cannot_work_are_named(texts, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        train_lm.run(config(texts, tmp_path / "run", **options))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file"),
+        (b"", "valid.txt: the file is empty"),
+        (b"\n\n\n", "has only empty lines"),
+        (b"n1 is\nthe n\xe4me\n", "line 2: not UTF-8 at byte 11"),
+        (b"n1 is\nthe neme\n", "valid.txt, line 2: 'neme'.*Did you mean 'name'"),
+    ],
+)
+def test_text_that_cannot_be_used_is_named(texts, tmp_path, content, message):
+    path = tmp_path / "valid.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        train_lm.run(config(texts, tmp_path / "run", valid_file=str(path)))

@@ -1,0 +1,54 @@
+"""Checkpoints are whole or absent: damage is found, a full disk loses nothing."""
+
+import os
+
+import pytest
+
+from nlpapp.errors import CheckpointError
+from nlpapp.training import checkpoint
+from tests.training.toy import train
+from tests.training.toy_runs import check_identical, state_of, toy
+
+
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(tmp_path, caplog):
+    options = {"training": {"checkpoint_every": 5, "keep_checkpoints": 4}}
+    whole, _ = train(toy(tmp_path / "run", **options))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert checkpoint.steps_on_disk(checkpoints) == [10, 15, 20, 24]
+    for step, name in ((24, "model.safetensors"), (20, "optimizer.pt")):
+        path = checkpoints / f"step-{step}" / name
+        path.write_bytes(path.read_bytes()[:-10])
+    with caplog.at_level("WARNING", logger="nlpapp"):
+        resumed, _ = train(toy(tmp_path / "run", **options))
+    assert "step-24/model.safetensors is damaged" in caplog.text
+    assert "step-20/optimizer.pt is damaged" in caplog.text
+    check_identical(state_of(whole), state_of(resumed))
+
+
+def test_a_named_checkpoint_that_is_damaged_is_refused(tmp_path):
+    train(toy(tmp_path / "run"))
+    folder = tmp_path / "run" / "checkpoints" / "step-24"
+    (folder / "rank-0.pt").unlink()
+    with pytest.raises(CheckpointError, match="rank-0.pt is missing"):
+        train(toy(tmp_path / "run", training={"resume": str(folder)}))
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        train(toy(tmp_path / "run", training={"resume": str(folder) + "9"}))
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path, monkeypatch):
+    real = checkpoint.save_model
+
+    def full(model, path):
+        if "step-20" in path:
+            raise OSError(28, "No space left on device")
+        real(model, path)
+
+    monkeypatch.setattr(checkpoint, "save_model", full)
+    config = toy(tmp_path / "run", training={"checkpoint_every": 10})
+    with pytest.raises(CheckpointError, match=r"the disk is full.*step-10"):
+        train(config)
+    assert os.listdir(tmp_path / "run" / "checkpoints") == ["step-10"]
+    monkeypatch.setattr(checkpoint, "save_model", real)
+    resumed, _ = train(config)
+    whole, _ = train(toy(tmp_path / "whole", training={"checkpoint_every": 10}))
+    check_identical(state_of(whole), state_of(resumed))
