@@ -1,7 +1,8 @@
 """Training tokens a second: nlpapp against transformers' BertForPreTraining on the same batches.
 
-Both sides train the same weights with AdamW on the same masked rows, in turn, in one process. The only
-difference is where the vocabulary is projected: at masked positions here, at every position there.
+Both sides train the same weights with AdamW on the same masked rows, in turn, in one process. The
+only difference is where the vocabulary is projected: at masked positions here, at every position
+there.
 
     python benchmarks/pretraining_step.py [--turns 5] [--steps 6] [--threads 2]
 """
@@ -25,7 +26,8 @@ def make_batch(seed: int) -> dict[str, torch.Tensor]:
     """Return one padded batch of random ids with 20 masked positions a row."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(999, VOCABULARY, (ROWS, TOKENS), generator=generator)
-    columns = torch.stack([torch.randperm(TOKENS, generator=generator)[:MASKED] for _ in range(ROWS)])
+    draws = [torch.randperm(TOKENS, generator=generator)[:MASKED] for _ in range(ROWS)]
+    columns = torch.stack(draws)
     positions = (columns.sort().values + torch.arange(ROWS)[:, None] * TOKENS).flatten()
     return {
         "input_ids": ids,

@@ -1,4 +1,4 @@
-"""Errors that are meant for the user: each names what was found, what was expected, and the way out."""
+"""Errors for the user: each names what was found, what was expected, and the way out."""
 
 import difflib
 from collections.abc import Iterable

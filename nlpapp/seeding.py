@@ -1,7 +1,7 @@
 """Every random stream of nlpapp is derived from (seed, names), never from global state.
 
-A stream named by what it is for ("epoch order", 3) gives the same numbers whatever ran before it, in
-which process, and with how many workers.
+A stream named by what it is for ("epoch order", 3) gives the same numbers whatever ran before it,
+in which process, and with how many workers.
 """
 
 import hashlib

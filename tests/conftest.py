@@ -1,4 +1,4 @@
-"""Fixtures of every test: no network, a tiny tokenizer, and the folder of real data where there is one."""
+"""Fixtures of every test: no network, a tiny tokenizer, and real data where there is some."""
 
 import os
 from pathlib import Path
@@ -15,14 +15,30 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_DATA = Path(os.environ.get("NLPAPP_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-WORDS = "the a cat dog bird sat ran flew on under over mat hill river good bad great awful film was . ,".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "bird",
+    "sat",
+    "ran",
+    "flew",
+    "on",
+    "under",
+    "over",
+    "mat",
+    "hill",
+    "river",
+]
+WORDS += ["good", "bad", "great", "awful", "film", "was", ".", ","]
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)]
 VOCABULARY = SPECIAL + WORDS + [c for c in LETTERS if c not in WORDS] + ["##" + c for c in LETTERS]
 
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer_folder(tmp_path_factory) -> Path:
-    """A saved uncased WordPiece tokenizer of about 80 pieces: any lower-case English can be spelled."""
+    """A saved uncased WordPiece tokenizer of about 80 pieces that spells any English word."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

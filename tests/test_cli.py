@@ -109,8 +109,9 @@ def run(config):
     print("started", flush=True)
     return train(config)[1]
 cli.recipe = lambda command: types.SimpleNamespace(Config=ToyConfig, run=run)
-sys.exit(cli.main(["pretrain", "--output_dir", {str(tmp_path / "run")!r}, "--training.tensorboard", "false",
-                   "--training.max_steps", sys.argv[1], "--training.checkpoint_every", "100000"]))
+sys.exit(cli.main(["pretrain", "--output_dir", {str(tmp_path / "run")!r},
+                   "--training.tensorboard", "false", "--training.max_steps", sys.argv[1],
+                   "--training.checkpoint_every", "100000"]))
 """
     command = [sys.executable, "-c", options, "100000000"]
     with subprocess.Popen(

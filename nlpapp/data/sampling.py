@@ -1,8 +1,8 @@
 """The order of examples: a function of (seed, epoch) and of nothing else.
 
-The trainer reads data as optimizer steps. A step is a list of example indices, the same whatever the
-number of processes; `split_step` deals it out to processes and micro-batches. A position in the data
-is therefore (epoch, step), and resuming needs no replay.
+The trainer reads data as optimizer steps. A step is a list of example indices, the same whatever
+the number of processes; `split_step` deals it out to processes and micro-batches. A position in
+the data is therefore (epoch, step), and resuming needs no replay.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from nlpapp import seeding
 
 Batch = dict[str, torch.Tensor]
 Collate = Callable[[np.ndarray, int], Batch]
-"""(example indices, epoch) -> a padded batch. The epoch lets a collator draw fresh masks each time."""
+"""(example indices, epoch) -> a padded batch. The epoch lets a collator draw fresh masks."""
 
 GROUPING_POOL = 50
-"""Batches whose examples are sorted by length together: larger saves padding, smaller mixes better."""
+"""Batches whose examples are sorted together: more saves padding, fewer mixes better."""
 
 
 class StepData(Protocol):
@@ -31,7 +31,7 @@ class StepData(Protocol):
     def micro_batches(
         self, epoch: int, step: int, *, rank: int, world_size: int, accumulation: int
     ) -> list[Batch]:
-        """Return the micro-batches of one step for one process, at most ``accumulation`` of them."""
+        """Return one process's micro-batches of one step, at most ``accumulation`` of them."""
         ...
 
 
@@ -45,8 +45,8 @@ def group_by_length(
 ) -> list[np.ndarray]:
     """Cut ``order`` into batches of similar length, and shuffle the batches.
 
-    Examples are sorted within pools of `GROUPING_POOL` batches, so that each epoch groups them anew. The one batch that
-    may be short comes last.
+    Examples are sorted within pools of `GROUPING_POOL` batches, so that each epoch groups them
+    anew. The one batch that may be short comes last.
     """
     pool = batch_size * GROUPING_POOL
     grouped = [
@@ -63,7 +63,7 @@ def group_by_length(
 def split_step(
     indices: np.ndarray, rank: int, world_size: int, accumulation: int
 ) -> list[np.ndarray]:
-    """Deal a step's examples to one process, in contiguous parts: one array for each micro-batch."""
+    """Return one process's examples of a step: one contiguous part for each micro-batch."""
     parts = np.array_split(indices, world_size * accumulation)
     return [part for part in parts[rank * accumulation : (rank + 1) * accumulation] if len(part)]
 
@@ -84,7 +84,7 @@ class ExampleSteps:
         shuffle: bool = True,
         lengths: np.ndarray | None = None,
     ) -> None:
-        """Prepare ``num_examples`` examples in steps of ``batch_size``, over all processes together.
+        """Cut ``num_examples`` examples into steps of ``batch_size``, over all processes together.
 
         ``lengths`` (tokens of each example) turns on grouping by length.
         """

@@ -174,7 +174,7 @@ def write_onnx(model: Any, names: list[str], path: Path) -> None:
 
 
 def quantize(source: Path, target: Path) -> float:
-    """Write ``source`` with 8-bit weights; return the share of its weight bytes that became 8-bit.
+    """Write ``source`` with 8-bit weights; return the share of its weights that became 8-bit.
 
     Matrices, LSTM weights and embeddings are quantised, per channel where onnxruntime can; biases
     and normalisations stay float32. Weights use 7 of the 8 bits, because sums of products overflow
@@ -194,9 +194,11 @@ def quantize(source: Path, target: Path) -> float:
         )
     finally:
         root.removeHandler(handler)
-    small = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
+    eight_bit = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
     weights = onnx.load(target).graph.initializer
-    return sum(_num_items(tensor) for tensor in weights if tensor.data_type in small) / whole
+    small = [tensor for tensor in weights if tensor.data_type in eight_bit]
+    # Beside each quantised weight stands its zero point, which was no weight before.
+    return sum(_num_items(tensor) for tensor in small if "zero_point" not in tensor.name) / whole
 
 
 def _num_items(tensor: onnx.TensorProto) -> int:

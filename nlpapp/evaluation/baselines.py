@@ -21,8 +21,8 @@ def tfidf_accuracy(
 ) -> float:
     """Return the accuracy of TF-IDF of words and word pairs with logistic regression.
 
-    Options are scikit-learn's usual ones for text: sublinear counts, terms in at least two texts, and a
-    weak penalty (C = 10). Nothing is tuned on the test texts.
+    Options are scikit-learn's usual ones for text: sublinear counts, terms in at least two texts,
+    and a weak penalty (C = 10). Nothing is tuned on the test texts.
     """
     model = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2),

@@ -138,7 +138,8 @@ class Chain:
     """A text to try the exported model with."""
 
 
-USAGE = """from nlpapp.deployment.runtime import Predictor  # numpy, onnxruntime and tokenizers; no PyTorch
+USAGE = """# Needs numpy, onnxruntime and tokenizers; no PyTorch.
+from nlpapp.deployment.runtime import Predictor
 
 predictor = Predictor("{bundle}")
 print(predictor.predict(["{example}"]))"""
@@ -178,8 +179,8 @@ def write_chain_report(chain: Chain) -> Path:
         *_curve_sections(chain),
         Section(
             "Stages",
-            "Each stage is a run folder of its own, made by the command a user calls; its `report.html` "
-            "says more.",
+            "Each stage is a run folder of its own, made by the command a user calls; its "
+            "`report.html` says more.",
             table=[
                 {"stage": title, "folder": folder, "seconds": seconds}
                 for folder, title, seconds in chain.stages

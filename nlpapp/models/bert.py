@@ -1,7 +1,8 @@
 """BERT for pretraining: transformers' BERT, with the vocabulary projected only where it is needed.
 
 The weights live in transformers' own BertForPreTraining, so the folders it saves load in
-AutoModelForMaskedLM, BertForPreTraining and AutoModelForSequenceClassification, and theirs load here.
+AutoModelForMaskedLM, BertForPreTraining and AutoModelForSequenceClassification, and theirs load
+here.
 
 Legend: B rows, S tokens a row, K masked positions in the batch, D hidden size, V vocabulary size.
 """
@@ -40,7 +41,7 @@ class BertSizeConfig:
     dropout: float = 0.1
     """Dropout of hidden states and attention."""
     initializer_range: float = 0.02
-    """Standard deviation of the random weights; narrow models learn faster near 1/sqrt(hidden_size)."""
+    """Standard deviation of random weights; narrow models learn faster near 1/sqrt(hidden_size)."""
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -91,8 +92,8 @@ class BertPretrainingModel(nn.Module):
             masked_positions: (K,) flat positions ``row * S + column`` to predict.
 
         Returns:
-            masked_lm_logits (K, V) and next_sentence_logits (B, 2), where class 0 means that the second
-            segment follows the first.
+            masked_lm_logits (K, V) and next_sentence_logits (B, 2), where class 0 means that the
+            second segment follows the first.
         """
         outputs = self.bert.bert(
             input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids

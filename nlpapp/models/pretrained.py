@@ -1,4 +1,4 @@
-"""Model folders: ordinary Hugging Face folders that also remember which tokenizer they belong to."""
+"""Model folders: ordinary Hugging Face folders that also remember their tokenizer."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from nlpapp.errors import CheckpointError, ConfigError
 
@@ -16,6 +17,10 @@ FINGERPRINT = "tokenizer_fingerprint"
 """The key of config.json that holds the fingerprint of the tokenizer the model was trained with."""
 
 logger = logging.getLogger("nlpapp")
+
+# Loading says what it does in our own words; transformers' bars for each file only hide them.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 
 def save_model_folder(
@@ -27,7 +32,8 @@ def save_model_folder(
         model: a transformers model, or one of ours.
         folder: is replaced if it exists.
         tokenizer: a transformers tokenizer, saved beside the model.
-        fingerprint: of that tokenizer; kept in config.json, so that a mismatch can be refused later.
+        fingerprint: of that tokenizer; kept in config.json, so that a mismatch can be refused
+        later.
     """
     if fingerprint is not None:
         setattr(model.config, FINGERPRINT, fingerprint)
@@ -75,12 +81,18 @@ def load_pretrained(auto_class: Any, folder: str | Path, **options: Any) -> Any:
     """
     read_config(folder)
     try:
-        return auto_class.from_pretrained(folder, dtype=torch.float32, **options)
+        model, loading = auto_class.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **options
+        )
     except Exception as error:  # damaged weights surface as many types, from several libraries
         raise CheckpointError(
             f"cannot load the model in {folder}: {error}. "
             "The file may be truncated: copy it again, or use an earlier checkpoint."
         ) from error
+    if loading["missing_keys"]:
+        new = ", ".join(sorted(loading["missing_keys"]))
+        logger.info("weights that %s does not have start at random: %s", folder, new)
+    return model
 
 
 def load_classifier(folder: str | Path) -> PreTrainedModel:
@@ -115,8 +127,8 @@ def check_tokenizer_fits(
     expected = model_fingerprint(model)
     if expected is not None and fingerprint is not None and expected != fingerprint:
         raise ConfigError(
-            f"the model was trained with another tokenizer (fingerprint {expected[:12]}) than the one "
-            f"given ({fingerprint[:12]}); use the tokenizer files in the model's own folder."
+            f"the model was trained with another tokenizer (fingerprint {expected[:12]}) than the "
+            f"one given ({fingerprint[:12]}); use the tokenizer files in the model's own folder."
         )
 
 

@@ -25,8 +25,8 @@ class BertPretrainingObjective:
     def __call__(self, model: Any, batch: Batch, counts: Counts, carry: Any = None) -> StepOutput:
         """Return the step's share of the loss.
 
-        ``batch`` is what `data.collate.PretrainingCollator` makes; ``model`` is a BertPretrainingModel
-        or anything that takes its arguments and returns its logits.
+        ``batch`` is what `data.collate.PretrainingCollator` makes; ``model`` is a
+        BertPretrainingModel or anything that takes its arguments and returns its logits.
         """
         masked_lm_logits, next_sentence_logits = model(
             input_ids=batch["input_ids"],

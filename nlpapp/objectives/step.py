@@ -21,7 +21,7 @@ class StepOutput:
     """The result of one micro-batch."""
 
     loss: torch.Tensor
-    """Scalar: this micro-batch's share of the step's loss, a sum of (sum of losses) / counts[term]."""
+    """Scalar: this micro-batch's share of the step's loss, the sum of loss sums / counts[term]."""
     metrics: dict[str, tuple[torch.Tensor | float, torch.Tensor | float]] = field(
         default_factory=dict
     )
@@ -38,9 +38,9 @@ class Objective(Protocol):
         ...
 
     def __call__(self, model: Any, batch: Batch, counts: Counts, carry: Any = None) -> StepOutput:
-        """Return loss, metrics and carry of ``batch``; ``counts`` are the totals of the whole step."""
+        """Return loss, metrics and carry of ``batch``; ``counts`` are the whole step's totals."""
         ...
 
     def summary(self, means: dict[str, float]) -> dict[str, float]:
-        """Return the figures to report for averaged ``means`` (perplexity from loss, for example)."""
+        """Return the figures to report for averaged ``means``, such as perplexity from loss."""
         ...

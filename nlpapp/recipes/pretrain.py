@@ -160,7 +160,8 @@ def _leave(
     write_model_card(
         run.model,
         title="BERT pretrained with nlpapp",
-        summary="A BERT trained from text on masked tokens and, where the data has pairs, on next sentences.",
+        summary="A BERT trained from text on masked tokens and, where the data has pairs, on next "
+        "sentences.",
         metrics=metrics,
         usage=USAGE.format(folder=run.model),
         run_folder=run.path,

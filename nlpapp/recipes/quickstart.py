@@ -1,4 +1,4 @@
-"""The whole chain on the sample corpus: each stage is the recipe that a user calls with a config."""
+"""The whole chain on the sample corpus: each stage is the recipe that a user calls."""
 
 import json
 import time
@@ -54,7 +54,7 @@ class Config:
             initializer_range=0.09,
         )
     )
-    """Size of the BERT that is pretrained; it has no time to overfit, so dropout would only slow it."""
+    """Size of the BERT; it has no time to overfit, so dropout would only slow it down."""
     pretraining_passes: int = 20
     """Passes over the corpus that make the pretraining data, each with other pairs and masks."""
     pretraining_steps: int = 2600

@@ -104,9 +104,9 @@ class SampleDocument:
 def write_sample(folder: str | Path, seed: int = 42) -> dict[str, object]:
     """Write the sample corpus and task to ``folder``, and return what was written.
 
-    Files: corpus/train.txt, corpus/heldout.txt and its two halves dev.txt and test.txt (a sentence a
-    line, a blank line between documents), task/{train,dev,test}.tsv (sentence, label) and task/labels.txt. ``seed`` orders the
-    rows of the task; the corpus is the same for every seed.
+    Files: corpus/train.txt, corpus/heldout.txt and its two halves dev.txt and test.txt (a sentence
+    a line, a blank line between documents), task/{train,dev,test}.tsv (sentence, label) and
+    task/labels.txt. ``seed`` orders the rows of the task; the corpus is the same for every seed.
 
     Raises:
         DataError: if this Python carries no docstrings (some minimal installations strip them).

@@ -1,4 +1,4 @@
-"""What happens now and then during training: progress, logs, evaluation, checkpoints, early stopping.
+"""What happens now and then during training: progress, logs, evaluation, checkpoints.
 
 Callbacks run in the order: progress, metrics, evaluation (which tells early stopping), checkpoints.
 """
@@ -34,7 +34,7 @@ class Callback:
         """When training is about to start or to go on."""
 
     def on_step(self, trainer: Trainer, sums: MetricSums) -> None:
-        """When an optimizer step is done; ``sums`` are this process's (sum, count) of each metric."""
+        """When a step is done; ``sums`` are this process's (sum, count) of each metric."""
 
     def on_evaluation(self, trainer: Trainer, metrics: dict[str, float], improved: bool) -> None:
         """When an evaluation is done."""
@@ -126,7 +126,7 @@ class MetricsLog(Callback):
 
 
 class Evaluation(Callback):
-    """Evaluates each ``every`` steps (0: at each epoch's end) and at the end, and tells who improved."""
+    """Evaluates each ``every`` steps (0: at each epoch's end) and at the end."""
 
     def __init__(
         self, evaluate: Evaluate, *, every: int, best_metric: str | None, greater_is_better: bool
@@ -184,8 +184,8 @@ class EarlyStopping(Callback):
 class Checkpointer(Callback):
     """Saves and loads the whole training state.
 
-    A checkpoint is written each ``every`` steps (0: at each evaluation), at every improvement, and at
-    the end; the last ``keep`` and the best are kept.
+    A checkpoint is written each ``every`` steps (0: at each evaluation), at every improvement, and
+    at the end; the last ``keep`` and the best are kept.
     """
 
     def __init__(self, run: RunFolder, *, every: int, keep: int, fingerprint: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent: written beside, synced, renamed, with a sha256 for each file.
+"""Checkpoints that are whole or absent: written beside, synced, renamed, with checksums.
 
 checkpoints/step-<n>/ holds
     model.safetensors    the weights
@@ -168,7 +168,7 @@ def verify(folder: Path) -> None:
 
 
 def newest_sound(checkpoints: Path) -> Path | None:
-    """Return the newest checkpoint that passes `verify`; damaged ones are skipped with a warning."""
+    """Return the newest checkpoint that passes `verify`; warn of the damaged ones."""
     for step in reversed(steps_on_disk(checkpoints)):
         folder = checkpoints / f"step-{step}"
         try:
@@ -195,7 +195,8 @@ def load_weights(folder: Path, model: nn.Module) -> None:
         load_model(model, str(folder / "model.safetensors"))
     except Exception as error:  # safetensors raises its own errors and RuntimeError alike
         raise CheckpointError(
-            f"the weights in {folder} do not fit this model: {error}. Use the options of the run that wrote them."
+            f"the weights in {folder} do not fit this model: {error}. "
+            "Use the options of the run that wrote them."
         ) from error
 
 

@@ -55,11 +55,11 @@ def means(sums: dict[str, list[float]]) -> dict[str, float]:
 def predict_rows(
     model: Any, forward: Callable[[Any, Batch], torch.Tensor], steps: StepData
 ) -> np.ndarray:
-    """Return ``forward(model, batch)`` for every example of ``steps``, in the order of the examples.
+    """Return ``forward(model, batch)`` for every example of ``steps``, in their order.
 
     Args:
         model: an unwrapped module; it is moved to this process's device.
-        forward: gives a (b, ...) tensor for a batch of b examples, the same trailing shape each time.
+        forward: gives a (b, ...) tensor for a batch of b examples, always of one trailing shape.
         steps: data read in order, without shuffling.
 
     Whole steps are dealt to the processes in turn.

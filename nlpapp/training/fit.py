@@ -52,7 +52,7 @@ class TrainingConfig:
     evaluate_every: int = 0
     """Optimizer steps between two evaluations; 0: at the end of each epoch."""
     checkpoint_every: int = 0
-    """Optimizer steps between two checkpoints; 0: at each evaluation, or at the end if there is none."""
+    """Optimizer steps between two checkpoints; 0: at each evaluation, and at the end."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay on disk, beside the best."""
     early_stopping_patience: int = 0
@@ -107,8 +107,8 @@ def fit(
 
     Args:
         run: where metrics and checkpoints go.
-        model: trained in place; afterwards it holds the best weights where ``best_metric`` is given,
-            the last ones otherwise, on the CPU or device that trained it.
+        model: trained in place; afterwards it holds the best weights where ``best_metric`` is
+            given, the last ones otherwise, on the CPU or device that trained it.
         objective: what to minimise.
         steps: training data.
         training: length, optimizer, schedule, logging, checkpoints.

@@ -9,8 +9,8 @@ from accelerate import PartialState
 def on_cpu_group() -> bool:
     """Whether several processes were started on a machine without an accelerator.
 
-    Accelerate forms a group of CPU processes (gloo) only if it is told to use the CPU: otherwise every
-    process of a ``torchrun`` would train the whole job alone.
+    Accelerate forms a group of CPU processes (gloo) only if it is told to use the CPU: otherwise
+    every process of a ``torchrun`` would train the whole job alone.
     """
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 

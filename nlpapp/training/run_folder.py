@@ -1,7 +1,7 @@
-"""What a run leaves behind: configuration, environment, metrics, log, in one folder with fixed names.
+"""What a run leaves behind: configuration, environment, metrics, log, under fixed names.
 
-Only the main process writes. Tools and tests read these files, so their names and forms are a contract
-(docs/architecture.md lists them).
+Only the main process writes. Tools and tests read these files, so their names and forms are a
+contract (docs/architecture.md lists them).
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from nlpapp import __version__
-from nlpapp.errors import ConfigError, NlpappError
+from nlpapp.errors import ConfigError
 
 logger = logging.getLogger("nlpapp")
 
@@ -34,7 +34,10 @@ UNBINDING_KEYS = {
 }
 """Options that may differ between a run and its continuation: they change no number of the run."""
 
-PACKAGES = "torch transformers datasets tokenizers accelerate evaluate numpy onnxruntime scikit-learn".split()
+PACKAGES = (
+    *("torch", "transformers", "datasets", "tokenizers", "accelerate", "evaluate"),
+    *("numpy", "onnxruntime", "scikit-learn"),
+)
 
 
 class RunFolder:
@@ -100,7 +103,7 @@ class RunFolder:
         return time.monotonic() - self._start
 
     def rewind(self, step: int, seconds: float) -> None:
-        """Drop the records after ``step``: the run goes on from there, ``seconds`` into its time."""
+        """Drop the records after ``step``: the run goes on there, ``seconds`` into its time."""
         self._start = time.monotonic() - seconds
         path = self.path / "metrics.jsonl"
         if self.is_main and path.is_file():
@@ -124,7 +127,7 @@ def _record_step(line: str) -> float:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path``, sync it, and rename: a reader sees the old file or the new."""
+    """Write ``text`` beside ``path``, sync, and rename: a reader sees the old file or the new."""
     partial = path.with_name(path.name + ".partial")
     try:
         with open(partial, "w", encoding="utf-8") as file:
@@ -228,17 +231,3 @@ def _log_to(path: Path | None) -> None:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(console)
     logger.addHandler(file)
-
-
-def require_run_folder(path: str | Path) -> Path:
-    """Return ``path`` if it holds a run.
-
-    Raises:
-        NlpappError: it does not.
-    """
-    folder = Path(path)
-    if not (folder / "config.yaml").is_file():
-        raise NlpappError(
-            f"{folder} is not a run folder: it has no config.yaml. A run folder is the output_dir of a command."
-        )
-    return folder

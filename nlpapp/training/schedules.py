@@ -13,7 +13,7 @@ class ScheduleConfig:
 
     name: Literal["linear", "cosine", "polynomial", "constant", "warmup_stable_decay"] = "linear"
     """Shape after warm-up: linear, cosine or polynomial decay over all remaining steps; constant;
-    or warmup_stable_decay, constant and then a linear decay over the last decay_ratio of the steps."""
+    or warmup_stable_decay, constant and then linear over the last decay_ratio of the steps."""
     warmup_ratio: float = 0.1
     """Share of all steps in which the rate rises linearly from 0 to its peak."""
     decay_ratio: float = 0.2
@@ -38,8 +38,8 @@ class ScheduleConfig:
 def learning_rate_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
     """Return the factor on the peak rate for optimizer step ``step`` (the first is 0).
 
-    Warm-up reaches the peak at step ``warmup_ratio * total_steps``, and never starts at exactly 0, so
-    that the first step is not wasted; decay reaches ``final_ratio`` at ``total_steps``.
+    Warm-up reaches the peak at step ``warmup_ratio * total_steps``, and never starts at exactly 0,
+    so that the first step is not wasted; decay reaches ``final_ratio`` at ``total_steps``.
     """
     warmup_steps = round(config.warmup_ratio * total_steps)
     if step < warmup_steps:

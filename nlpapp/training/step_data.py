@@ -1,4 +1,4 @@
-"""Between the data and the loop: the rest of an epoch, and the totals of one step over all processes."""
+"""Between data and loop: the rest of an epoch, and a step's totals over all processes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ class StepTotals:
     signal_number: int
     """A stop signal that some process received, or 0."""
     is_complete: bool
-    """Whether every process has data; a last step may have fewer examples than there are processes."""
+    """Whether every process has data; a last step may have fewer examples than processes."""
 
 
 def step_totals(

@@ -1,7 +1,8 @@
 """The loop of all jobs: pretraining, fine-tuning, distillation, language models.
 
-A step reads its micro-batches, sums their gradients into the mean over the whole step's predictions,
-and updates once. Everything that happens now and then (logging, evaluation, checkpoints) is a callback.
+A step reads its micro-batches, sums their gradients into the mean over the whole step's
+predictions, and updates once. Everything that happens now and then (logging, evaluation,
+checkpoints) is a callback.
 """
 
 import math
@@ -31,7 +32,7 @@ MetricSums = dict[str, list[Any]]
 
 
 class Trainer:
-    """Runs ``steps`` through ``objective`` and ``model`` until ``max_steps``; see `training.fit`."""
+    """Runs ``steps`` through ``objective`` and ``model`` until ``max_steps``; see `fit`."""
 
     def __init__(
         self,
@@ -160,6 +161,6 @@ class Trainer:
             last = self.checkpointer.newest()
             raise TrainingError(
                 f"the loss of step {self.state.step + 1} is {total}; stopped before the update. "
-                f"The last checkpoint is {last or 'not written yet'}. Lower the learning rate, check "
-                "the data of this step, or leave fp16."
+                f"The last checkpoint is {last or 'not written yet'}. Lower the learning rate, "
+                "check the data of this step, or leave fp16."
             )

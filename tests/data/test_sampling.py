@@ -1,4 +1,4 @@
-"""The order of examples is f(seed, epoch); every example comes once an epoch, on any number of processes."""
+"""The order of examples is f(seed, epoch); each comes once an epoch, on any processes."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,8 @@ def test_every_example_once_an_epoch_and_the_same_steps_for_any_processes(length
     for world_size, accumulation in ((2, 1), (1, 2), (3, 2)):
         assert seen(steps, 0, world_size, accumulation) == alone
     assert seen(steps, 1, 1, 1) != alone
-    assert seen(ExampleSteps(103, collate, batch_size=10, seed=5, lengths=lengths), 0, 1, 1) == alone
+    again = ExampleSteps(103, collate, batch_size=10, seed=5, lengths=lengths)
+    assert seen(again, 0, 1, 1) == alone
 
 
 def test_evaluation_keeps_the_order():

@@ -22,6 +22,7 @@ SIZE = TransformerXLSizeConfig(
     attention_dropout=0.3,
     pre_norm=True,
     tie_embeddings=False,
+    initializer_range=0.5,
 )
 
 
@@ -46,6 +47,8 @@ def test_every_size_option_reaches_the_model():
         "attention_dropout": 0.3,
         "pre_norm": True,
         "tie_word_embeddings": False,
+        "initializer_range": 0.5,
+        "projection_initializer_range": 0.25,
     }
     assert {name: getattr(found, name) for name in expected} == expected
 

@@ -57,17 +57,27 @@ def check_identical(first: dict, second: dict) -> None:
 def test_a_run_learns_and_leaves_what_the_contract_says(tmp_path, data):
     metrics = pretrain.run(config_for(tmp_path / "run", data))
     assert metrics["masked_lm_loss"] < 0.9 * metrics["initial_masked_lm_loss"]
-    for name in (
-        "config.yaml environment.json metrics.jsonl metrics.json train.log report.html "
-        "plots/curves.png model/config.json model/model.safetensors model/tokenizer.json model/README.md"
-    ).split():
+    for name in [
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "metrics.json",
+        "train.log",
+        "report.html",
+        "plots/curves.png",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/tokenizer.json",
+        "model/README.md",
+    ]:
         assert (tmp_path / "run" / name).is_file(), name
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
     assert {"seconds", "tokens_per_second", "next_sentence_accuracy"} <= metrics.keys()
     # The folder is an ordinary one.
     model = AutoModelForMaskedLM.from_pretrained(tmp_path / "run" / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
-    assert model(**tokenizer("a [MASK] day", return_tensors="pt")).logits.shape[-1] == len(tokenizer)
+    logits = model(**tokenizer("a [MASK] day", return_tensors="pt")).logits
+    assert logits.shape[-1] == len(tokenizer)
     # A second start finds the run complete, and changes nothing.
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     assert pretrain.run(config_for(tmp_path / "run", data)) == metrics

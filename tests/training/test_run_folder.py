@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 import yaml
 
-from nlpapp.errors import ConfigError, NlpappError
+from nlpapp.errors import ConfigError
 from nlpapp.training.fit import TrainingConfig
-from nlpapp.training.run_folder import RunFolder, flatten, require_run_folder, write_atomically
+from nlpapp.training.run_folder import RunFolder, flatten, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,3 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_flatten():
     assert flatten({"a": 1, "b": {"c": {"d": 2}}}) == {"a": 1, "b.c.d": 2}
-
-
-def test_require_run_folder(tmp_path):
-    with pytest.raises(NlpappError, match="is not a run folder"):
-        require_run_folder(tmp_path)
-    assert require_run_folder(open_run(tmp_path / "run").path) == tmp_path / "run"

@@ -1,4 +1,4 @@
-"""A job small enough to run in milliseconds: predicts a number from a few tokens, with dropout and a carry."""
+"""A job that runs in milliseconds: a number from a few tokens, with dropout and a carry."""
 
 import sys
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class ToyModel(nn.Module):
 
 
 class ToyObjective:
-    """Squared error per example, weighted by how many tokens it has: predictions differ by batch."""
+    """Squared error weighted by the number of tokens, so that counts differ between batches."""
 
     def __init__(self, carry: bool = False, explode_at: int = -1) -> None:
         self.carry, self.explode_at, self.calls = carry, explode_at, 0
