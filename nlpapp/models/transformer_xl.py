@@ -217,9 +217,8 @@ class RelativeAttention(nn.Module):
         self.attention_dropout = nn.Dropout(config.attention_dropout)
 
     def _heads(self, vectors: Tensor) -> Tensor:
-        return vectors.unflatten(-1, (self.num_heads, self.head_width)).transpose(
-            -3, -2
-        )  # (..., N, S, H)
+        heads = vectors.unflatten(-1, (self.num_heads, self.head_width))  # (..., S, N, H)
+        return heads.transpose(-3, -2)  # (..., N, S, H)
 
     def forward(
         self, segment: Tensor, context: Tensor, positions: Tensor, u: Tensor, v: Tensor
