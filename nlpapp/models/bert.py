@@ -8,10 +8,11 @@ Legend: B rows, S tokens a row, K masked positions in the batch, D hidden size, 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import BertConfig, BertForPreTraining
+from transformers import BertConfig, BertForPreTraining, PreTrainedModel
 
 from nlpapp.errors import ConfigError
 
@@ -42,6 +43,9 @@ class BertSizeConfig:
     """Dropout of hidden states and attention."""
     initializer_range: float = 0.02
     """Standard deviation of random weights; narrow models learn faster near 1/sqrt(hidden_size)."""
+    similarity_start: bool = False
+    """Start with keys equal to queries and halved positions, so that tokens attend to similar ones
+    from the first step: next-sentence prediction is then learned from far less text."""
 
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_heads:
@@ -52,7 +56,7 @@ class BertSizeConfig:
 
 def bert_config(size: BertSizeConfig, *, vocab_size: int, pad_token_id: int = 0) -> BertConfig:
     """Return transformers' configuration for ``size``."""
-    return BertConfig(
+    config = BertConfig(
         vocab_size=vocab_size,
         pad_token_id=pad_token_id,
         num_hidden_layers=size.num_layers,
@@ -64,6 +68,29 @@ def bert_config(size: BertSizeConfig, *, vocab_size: int, pad_token_id: int = 0)
         attention_probs_dropout_prob=size.dropout,
         initializer_range=size.initializer_range,
     )
+    config.similarity_start = size.similarity_start
+    return config
+
+
+@torch.no_grad()
+def apply_similarity_start(model: PreTrainedModel) -> PreTrainedModel:
+    """Let random attention look for similar tokens, if the model's configuration asks for it.
+
+    With a key projection equal to the query projection, the score of tokens i and j is
+    x_i' W'W x_j, which random W makes large where x_i and x_j are alike. Whether a token of one
+    segment returns in the other is what next-sentence prediction needs first, and what small
+    models find last (docs/log.md). Positions and segments are halved, so that the word decides.
+
+    Args:
+        model: any of transformers' BERTs with random weights; changed in place and returned.
+    """
+    if getattr(model.config, "similarity_start", False):
+        bert: Any = model.base_model
+        for layer in bert.encoder.layer:
+            layer.attention.self.key.weight.copy_(layer.attention.self.query.weight)
+        bert.embeddings.position_embeddings.weight.mul_(0.5)
+        bert.embeddings.token_type_embeddings.weight.mul_(0.5)
+    return model
 
 
 class BertPretrainingModel(nn.Module):

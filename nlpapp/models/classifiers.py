@@ -8,7 +8,7 @@ from typing import Any
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from nlpapp.errors import CheckpointError, ConfigError
-from nlpapp.models.bert import BertSizeConfig, bert_config
+from nlpapp.models.bert import BertSizeConfig, apply_similarity_start, bert_config
 from nlpapp.models.pretrained import load_classifier, load_pretrained, read_config
 
 logger = logging.getLogger(__name__)
@@ -157,4 +157,4 @@ def build_classifier(
         config = bert_config(size, vocab_size=vocab_size, pad_token_id=pad_token_id)
     for name, value in options.items():
         setattr(config, name, value)
-    return AutoModelForSequenceClassification.from_config(config)
+    return apply_similarity_start(AutoModelForSequenceClassification.from_config(config))

@@ -14,7 +14,12 @@ from nlpapp.errors import ConfigError
 from nlpapp.evaluation.model_card import write_model_card
 from nlpapp.evaluation.plots import plot_curves
 from nlpapp.evaluation.report import write_run_report
-from nlpapp.models.bert import BertPretrainingModel, BertSizeConfig, bert_config
+from nlpapp.models.bert import (
+    BertPretrainingModel,
+    BertSizeConfig,
+    apply_similarity_start,
+    bert_config,
+)
 from nlpapp.models.pretrained import (
     check_sequence_length,
     check_tokenizer_fits,
@@ -133,6 +138,7 @@ def _build_bert(
         bert = BertForPreTraining(
             bert_config(config.size, vocab_size=len(tokenizer), pad_token_id=pad)
         )
+        apply_similarity_start(bert)
     for data in sets:
         check_sequence_length(bert, int(data.lengths.max()))
     check_tokenizer_fits(bert, vocab_size=len(tokenizer), fingerprint=fingerprint(tokenizer))

@@ -9,7 +9,13 @@ from transformers import (
 )
 
 from nlpapp.errors import ConfigError
-from nlpapp.models.bert import SIZES, BertPretrainingModel, BertSizeConfig, bert_config
+from nlpapp.models.bert import (
+    SIZES,
+    BertPretrainingModel,
+    BertSizeConfig,
+    apply_similarity_start,
+    bert_config,
+)
 from nlpapp.models.pretrained import save_model_folder
 
 SIZE = BertSizeConfig(num_layers=2, hidden_size=16, num_heads=2, max_position_embeddings=32)
@@ -75,3 +81,24 @@ def test_published_sizes():
 def test_heads_must_divide_the_width():
     with pytest.raises(ConfigError, match="hidden_size 10 is not a multiple of num_heads 4"):
         BertSizeConfig(hidden_size=10, num_heads=4)
+
+
+def test_similarity_start_makes_equal_words_attend_to_each_other():
+    size = BertSizeConfig(
+        num_layers=2, hidden_size=64, num_heads=2, initializer_range=0.1, similarity_start=True
+    )
+    torch.manual_seed(0)
+    model = apply_similarity_start(BertForPreTraining(bert_config(size, vocab_size=50)).eval())
+    model.set_attn_implementation("eager")
+    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 6, 11]])
+    attention = model.bert(input_ids=ids, output_attentions=True).attentions[0].mean(1)[0]
+    others = [column for column in range(8) if column not in (1, 6)]
+    assert attention[1, 6] > 2 * attention[1, others].max()
+
+
+def test_similarity_start_is_off_unless_asked_for():
+    torch.manual_seed(0)
+    model = BertForPreTraining(bert_config(SIZE, vocab_size=50))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    apply_similarity_start(model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
