@@ -31,30 +31,31 @@ step "and from novels that are not in it" \
 step "a BERT of 2 layers, 128 wide" \
   pretrain --data "$out/data" --evaluation_data "$out/held-out" --tokenizer "$tokenizer" \
   --output_dir "$out/bert" --size.num_layers 2 --size.hidden_size 128 --size.num_heads 2 \
-  --size.dropout 0 --size.initializer_range 0.08 --batch_size 64 \
-  --training.max_steps 2400 --training.evaluate_every 800 \
+  --size.dropout 0 --size.initializer_range 0.056 --size.similarity_start true --batch_size 64 \
+  --training.max_steps 1800 --training.evaluate_every 600 \
   --training.optimizer.learning_rate 2e-3 --training.optimizer.beta2 0.98
 
 for task in sst2 mrpc; do
-  epochs=3; [ $task = mrpc ] && epochs=8
-  common=(--task $task --data_dir "$data/glue_data" --model "$out/bert/model" --batch_size 32
+  epochs=3 batch=64; [ $task = mrpc ] && epochs=8 batch=16
+  common=(--task $task --data_dir "$data/glue_data" --model "$out/bert/model" --batch_size $batch
     --training.num_epochs $epochs --training.optimizer.learning_rate 3e-4)
   step "fine-tune on $task" finetune "${common[@]}" --output_dir "$out/$task"
   step "the same from random weights" finetune "${common[@]}" $scratch --output_dir "$out/$task-from-scratch"
 done
 
 student=(--task sst2 --data_dir "$data/glue_data" --teacher "$out/sst2/model" --embeddings teacher
-  --student.embedding_size 128 --student.hidden_size 100 --student.pooling max --student.dropout 0.3
+  --student.embedding_size 128 --student.hidden_size 100 --student.pooling max --student.dropout 0.3 --batch_size 64
   --training.optimizer.learning_rate 1e-3)
 step "distil SST-2 into a BiLSTM" distill "${student[@]}" \
-  --augmentation.n_iter 3 --training.num_epochs 3 --output_dir "$out/student"
+  --augmentation.n_iter 3 --training.num_epochs 2 --output_dir "$out/student"
 step "the same BiLSTM on labels alone, as many updates" distill "${student[@]}" \
-  --objective.alpha 1 --augmentation.n_iter 0 --training.num_epochs 12 \
+  --objective.alpha 1 --augmentation.n_iter 0 --training.num_epochs 8 \
   --output_dir "$out/student-hard-labels"
 
 step "Transformer-XL on WikiText-2" train-lm --config configs/train-lm/wikitext2.yaml \
   --train_file "$data/lm/wikitext-2/wiki.train.tokens" --valid_file "$data/lm/wikitext-2/wiki.valid.tokens" \
-  --test_file "$data/lm/wikitext-2/wiki.test.tokens" --output_dir "$out/language-model"
+  --test_file "$data/lm/wikitext-2/wiki.test.tokens" --training.num_epochs 1 \
+  --training.precision float32 --output_dir "$out/language-model"
 
 step "export the teacher" export --model "$out/sst2/model" --output_dir "$out/teacher-bundle"
 step "export the student" export --model "$out/student/model" --output_dir "$out/student-bundle"

@@ -53,9 +53,9 @@ class Config:
     """Size of the BERT; it has no time to overfit, so dropout would only slow it down."""
     pretraining_passes: int = 20
     """Passes over the corpus that make the pretraining data, each with other pairs and masks."""
-    pretraining_steps: int = 2300
+    pretraining_steps: int = 2000
     """Optimizer steps of pretraining, of 32 pairs each."""
-    finetuning_epochs: float = 4
+    finetuning_epochs: float = 3
     """Epochs of the teacher, pretrained and from random weights alike."""
     student: BiLstmSizeConfig = field(
         default_factory=lambda: BiLstmSizeConfig(
@@ -63,7 +63,7 @@ class Config:
         )
     )
     """Size of the BiLSTM student."""
-    distillation_epochs: float = 8
+    distillation_epochs: float = 4
     """Epochs of the student over the task's training texts."""
     augmentations: int = 4
     """Augmented texts that the teacher labels, drawn from each training text."""
