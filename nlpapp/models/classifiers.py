@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from nlpapp.errors import CheckpointError, ConfigError
@@ -158,3 +159,20 @@ def build_classifier(
     for name, value in options.items():
         setattr(config, name, value)
     return apply_similarity_start(AutoModelForSequenceClassification.from_config(config))
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Set every dropout of ``model``, of hidden states and attention alike.
+
+    A BERT that was pretrained for a short time without dropout still needs it on a small task.
+
+    Raises:
+        ConfigError: ``probability`` is not in [0, 1), or the model has no dropout to set.
+    """
+    if not 0 <= probability < 1:
+        raise ConfigError(f"dropout is {probability}; it is a probability and must be in [0, 1).")
+    found = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    if not found:
+        raise ConfigError(f"{type(model).__name__} has no dropout to set; leave the option out.")
+    for module in found:
+        module.p = probability

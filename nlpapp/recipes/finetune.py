@@ -17,7 +17,7 @@ from nlpapp.evaluation.plots import plot_curves
 from nlpapp.evaluation.predictions import score_logits, score_with_intervals, write_predictions
 from nlpapp.evaluation.report import write_run_report
 from nlpapp.models.bert import BertSizeConfig
-from nlpapp.models.classifiers import build_classifier, local_folder
+from nlpapp.models.classifiers import build_classifier, local_folder, set_dropout
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits, save_model_folder
 from nlpapp.objectives.classification import ClassificationObjective, forward_logits
 from nlpapp.text.wordpiece import fingerprint, load_tokenizer
@@ -66,6 +66,8 @@ class Config:
     """Column of the label; absent: label."""
     regression: bool = False
     """The labels of train_file are scores, not classes."""
+    dropout: float | None = None
+    """Dropout of hidden states and attention while training; absent: the model's own."""
     max_seq_length: int = 128
     """Tokens, special ones included; longer texts are cut."""
     batch_size: int = 32
@@ -162,6 +164,8 @@ def _build(config: Config, sets: ClassificationSets) -> tuple[Any, PreTrainedMod
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
+    if config.dropout is not None:
+        set_dropout(model, config.dropout)
     check_sequence_length(model, config.max_seq_length)
     check_tokenizer_fits(model, vocab_size=len(tokenizer), fingerprint=fingerprint(tokenizer))
     return tokenizer, model

@@ -53,7 +53,7 @@ class Config:
     """Size of the BERT; it has no time to overfit, so dropout would only slow it down."""
     pretraining_passes: int = 20
     """Passes over the corpus that make the pretraining data, each with other pairs and masks."""
-    pretraining_steps: int = 2000
+    pretraining_steps: int = 1800
     """Optimizer steps of pretraining, of 32 pairs each."""
     finetuning_epochs: float = 3
     """Epochs of the teacher, pretrained and from random weights alike."""
@@ -73,7 +73,7 @@ class Config:
         )
     )
     """Size of the Transformer-XL."""
-    language_model_steps: int = 600
+    language_model_steps: int = 450
     """Optimizer steps of the language model."""
 
 
@@ -96,7 +96,7 @@ def stages(config: Config, root: Path) -> list[Stage]:
     files = {f"{split}_file": str(task / f"{split}.tsv") for split in ("train", "dev", "test")}
     pairs = {"tokenizer": tokenizer, "input_format": "lines", "max_seq_length": MAX_TOKENS}
     train, heldout = [str(corpus / "train.txt")], [str(corpus / "heldout.txt")]
-    fine = files | {"model": bert, "max_seq_length": MAX_TOKENS, "batch_size": 32}
+    fine = files | {"model": bert, "max_seq_length": MAX_TOKENS, "dropout": 0.1}
     fine["training"] = _training(4e-4, num_epochs=config.finetuning_epochs)
     taught = files | {"teacher": teacher, "max_seq_length": MAX_TOKENS, "student": config.student}
     taught |= {"embeddings": "teacher", "batch_size": 64}

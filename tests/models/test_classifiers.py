@@ -11,6 +11,7 @@ from nlpapp.models.classifiers import (
     local_folder,
     open_classifier,
     renamed_labels,
+    set_dropout,
 )
 
 SIZE = BertSizeConfig(num_layers=1, hidden_size=16, num_heads=2, max_position_embeddings=32)
@@ -124,3 +125,21 @@ def test_a_name_that_is_nowhere_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CheckpointError, match="neither a folder here nor a model"):
         local_folder("no-such-owner/no-such-model")
+
+
+def test_dropout_of_hidden_states_and_attention_is_set():
+    size = BertSizeConfig(num_layers=2, hidden_size=16, num_heads=2, dropout=0.0)
+    model = build_classifier(
+        None, label_names=("a", "b"), size=size, vocab_size=50, pad_token_id=0
+    ).train()
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(model(ids).logits, model(ids).logits)
+    set_dropout(model, 0.5)
+    assert not torch.equal(model(ids).logits, model(ids).logits)
+    assert model.bert.encoder.layer[0].attention.self.dropout.p == 0.5
+
+
+@pytest.mark.parametrize("model, probability", [(torch.nn.Dropout(), 1.0), (torch.nn.ReLU(), 0.1)])
+def test_dropout_that_cannot_be_set_is_refused(model, probability):
+    with pytest.raises(ConfigError, match="dropout"):
+        set_dropout(model, probability)

@@ -127,7 +127,16 @@ def test_one_process_equals_accumulated_micro_batches(tmp_path, data):
 
 def test_one_process_of_64_equals_two_of_32(tmp_path, data):
     """The same on two processes (gloo), through the command line as a cluster starts it."""
-    options = ["--data", data, "--tokenizer", TOKENIZER, "--batch_size", "64", "--size.dropout", "0"]
+    options = [
+        "--data",
+        data,
+        "--tokenizer",
+        TOKENIZER,
+        "--batch_size",
+        "64",
+        "--size.dropout",
+        "0",
+    ]
     options += ["--size.num_layers", "1", "--size.hidden_size", "16", "--size.num_heads", "2"]
     options += ["--training.max_steps", "5", "--training.tensorboard", "false"]
     launch = {1: [], 2: ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]}
