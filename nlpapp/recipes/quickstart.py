@@ -9,7 +9,7 @@ from nlpapp.evaluation.chain_report import Chain, claims, format_claims, write_c
 from nlpapp.evaluation.predictions import read_predictions
 from nlpapp.recipes.quickstart_stages import Config, stages
 from nlpapp.text.sample_corpus import write_sample
-from nlpapp.training.run_folder import RunFolder
+from nlpapp.training.run_folder import RunFolder, write_atomically
 
 __all__ = ["Config", "run"]
 
@@ -22,13 +22,17 @@ def run(config: Config) -> dict[str, float]:
     sample = run.path / "sample"
     write_sample(sample, seed=config.seed)
     chain = stages(config, run.path)
-    results, seconds = {}, {}
+    results: dict[str, dict[str, float]] = {}
+    times = run.path / "seconds.json"
+    seconds = json.loads(times.read_text("utf-8")) if times.is_file() else {}
     for number, stage in enumerate(chain, start=1):
         print(f"\n[{number}/{len(chain)}] {stage.title}", flush=True)
         start = time.monotonic()
         options = {"output_dir": str(run.path / stage.folder), "seed": config.seed} | stage.options
         results[stage.folder] = stage.recipe.run(stage.recipe.Config(**options))
-        seconds[stage.folder] = time.monotonic() - start
+        # A stage that an earlier start finished keeps the time it took then.
+        seconds.setdefault(stage.folder, time.monotonic() - start)
+        write_atomically(times, json.dumps(seconds, indent=2))
     train, test = (read_examples(sample / "task" / f"{name}.tsv") for name in ("train", "test"))
     yardsticks = _yardsticks(train, test)
     found = claims(results, yardsticks)
