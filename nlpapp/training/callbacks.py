@@ -18,8 +18,8 @@ from nlpapp.errors import CheckpointError
 from nlpapp.training import checkpoint
 from nlpapp.training.evaluate import means
 from nlpapp.training.run_folder import RunFolder
-from nlpapp.training.state import TrainerState
-from nlpapp.training.trainer import MetricSums, Trainer
+from nlpapp.training.state import MetricSums, TrainerState
+from nlpapp.training.trainer import Trainer
 
 logger = logging.getLogger("nlpapp")
 

@@ -1,6 +1,10 @@
 """Where training stands: the numbers that a checkpoint keeps as JSON."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+MetricSums = dict[str, list[Any]]
+"""name -> [sum, count], as tensors where they are on a device."""
 
 
 @dataclass

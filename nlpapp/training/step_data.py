@@ -41,10 +41,9 @@ class _EpochRest(torch.utils.data.Dataset):
 
 def load_epoch(
     steps: StepData,
+    accelerator: Accelerator,
     epoch: int,
     start: int,
-    *,
-    accelerator: Accelerator,
     accumulation: int,
     num_workers: int,
 ) -> Iterator[list[Batch]]:

@@ -20,15 +20,11 @@ from nlpapp.objectives.step import Batch, Counts, Objective
 from nlpapp.training.checkpoint import to_device
 from nlpapp.training.schedules import ScheduleConfig, learning_rate_factor
 from nlpapp.training.signals import StopSignals
-from nlpapp.training.state import TrainerState
+from nlpapp.training.state import MetricSums, TrainerState
 from nlpapp.training.step_data import load_epoch, step_totals
 
 if TYPE_CHECKING:
     from nlpapp.training.callbacks import Callback, Checkpointer
-
-
-MetricSums = dict[str, list[Any]]
-"""name -> [sum, count], as tensors where they are on a device."""
 
 
 class Trainer:
@@ -66,14 +62,14 @@ class Trainer:
 
         Raises:
             Interrupted: SIGTERM or SIGINT came; the state was saved.
-            TrainingError: the loss was not finite; nothing was updated by that step.
+            TrainingError: the loss was not finite; that step updated nothing.
         """
         self.model.train()
         for callback in self.callbacks:
             callback.on_start(self)
         try:
             with StopSignals() as signals:
-                while self.state.step < self.max_steps and not self.should_stop:
+                while not self._is_done():
                     self._run_epoch(signals)
             for callback in self.callbacks:
                 callback.on_end(self)
@@ -82,17 +78,9 @@ class Trainer:
                 callback.close()
 
     def _run_epoch(self, signals: StopSignals) -> None:
-        """Run the steps that are left of this epoch."""
         start = time.perf_counter()
-        rest = load_epoch(
-            self.steps,
-            self.state.epoch,
-            self.state.step_in_epoch,
-            accelerator=self.accelerator,
-            accumulation=self.accumulation,
-            num_workers=self.num_workers,
-        )
-        for micro_batches in rest:
+        rest = (self.state.epoch, self.state.step_in_epoch, self.accumulation, self.num_workers)
+        for micro_batches in load_epoch(self.steps, self.accelerator, *rest):
             totals = step_totals(self.accelerator, self.objective, micro_batches, signals.received)
             # A last step with fewer examples than processes is passed over.
             metrics = self._train_step(micro_batches, totals.counts) if totals.is_complete else {}
@@ -103,13 +91,12 @@ class Trainer:
                 callback.on_step(self, metrics)
             if totals.signal_number:
                 self._stop(totals.signal_number)
-            if (
-                self.state.step >= self.max_steps
-                or self.should_stop
-                or not self.state.step_in_epoch
-            ):
+            if self._is_done() or not self.state.step_in_epoch:
                 return
             start = time.perf_counter()
+
+    def _is_done(self) -> bool:
+        return self.should_stop or self.state.step >= self.max_steps
 
     def _advance(self) -> None:
         state = self.state
@@ -125,9 +112,9 @@ class Trainer:
         loss = torch.zeros((), device=self.accelerator.device)
         for index, batch in enumerate(micro_batches):
             batch = to_device(batch, self.accelerator.device)
-            is_last = index == len(micro_batches) - 1
             # Gradients are exchanged between processes only at the last micro-batch.
-            sync = nullcontext() if is_last else self.accelerator.no_sync(self.model)
+            wait = index < len(micro_batches) - 1
+            sync = self.accelerator.no_sync(self.model) if wait else nullcontext()
             with sync, self.accelerator.autocast():
                 output = self.objective(self.model, batch, counts, self.carry[index])
                 # Processes' gradients are averaged; the loss is a sum over processes.
@@ -148,19 +135,16 @@ class Trainer:
         return sums
 
     def _stop(self, signal_number: int) -> None:
-        path = self.checkpointer.save(self)
-        raise Interrupted(
-            f"stopped by signal {signal_number} after step {self.state.step}; saved {path}. "
-            "The same command goes on from there.",
-            signal_number=signal_number,
-        )
+        path, step = self.checkpointer.save(self), self.state.step
+        message = f"stopped by signal {signal_number} after step {step}; saved {path}. "
+        message += "The same command goes on from there."
+        raise Interrupted(message, signal_number=signal_number)
 
     def _check_finite(self, loss: torch.Tensor) -> None:
         total = self.accelerator.reduce(loss, reduction="sum").item()
         if not math.isfinite(total):
-            last = self.checkpointer.newest()
+            last = self.checkpointer.newest() or "not written yet"
             raise TrainingError(
-                f"the loss of step {self.state.step + 1} is {total}; stopped before the update. "
-                f"The last checkpoint is {last or 'not written yet'}. Lower the learning rate, "
-                "check the data of this step, or leave fp16."
+                f"the loss of step {self.state.step + 1} is {total}; stopped before the update. The "
+                f"last checkpoint is {last}. Lower the learning rate, check the data, or leave fp16."
             )
