@@ -145,6 +145,6 @@ class Trainer:
         if not math.isfinite(total):
             last = self.checkpointer.newest() or "not written yet"
             raise TrainingError(
-                f"the loss of step {self.state.step + 1} is {total}; stopped before the update. The "
-                f"last checkpoint is {last}. Lower the learning rate, check the data, or leave fp16."
+                f"the loss of step {self.state.step + 1} is {total}; stopped before the update. "
+                f"Last checkpoint: {last}. Lower the learning rate, check the data, or leave fp16."
             )
