@@ -55,7 +55,7 @@ step "the same BiLSTM on labels alone, as many updates" distill "${student[@]}" 
 step "Transformer-XL on WikiText-2" train-lm --config configs/train-lm/wikitext2.yaml \
   --train_file "$data/lm/wikitext-2/wiki.train.tokens" --valid_file "$data/lm/wikitext-2/wiki.valid.tokens" \
   --test_file "$data/lm/wikitext-2/wiki.test.tokens" --training.num_epochs 1 \
-  --training.precision float32 --output_dir "$out/language-model"
+  --output_dir "$out/language-model"
 
 step "export the teacher" export --model "$out/sst2/model" --output_dir "$out/teacher-bundle"
 step "export the student" export --model "$out/student/model" --output_dir "$out/student-bundle"
