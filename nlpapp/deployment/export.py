@@ -1,58 +1,79 @@
-"""A trained classifier to a bundle: a folder that predicts without PyTorch or transformers.
+"""Trained models to bundles: folders that answer without PyTorch or transformers.
 
-<bundle>/model.onnx         float32, any batch size and length
-         model.int8.onnx    the same with 8-bit weights (optional)
-         tokenizer.json     the tokenizer, with truncation and padding set
-         labels.json        {"labels": [names by class index]}; empty for a regression
-         metrics.json       sizes, and how far the files are from the PyTorch model
-         README.md          what it is and how to call it
-         manifest.json      what it was made from, and a sha256 of each file above
+    export_classifier       any `SUPPORTED` sequence classifier, regressions and BiLSTMs included
+    export_encoder          hidden states of chosen layers of a `SUPPORTED` encoder
+    export_language_model   a Transformer-XL: next-token log-probabilities, memory in and out
 
-A bundle gets its name only after its logits were compared with PyTorch's on batches of many shapes.
+What lies in a bundle is listed in `deployment.bundle`. It gets its name only after each of its
+models was compared with PyTorch, on random batches of many shapes and on a data set if given.
 """
 
-import hashlib
-import inspect
-import json
 import logging
-import os
 import shutil
-import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
-import torch
 from tokenizers import Tokenizer
+from torch import nn
 
-from nlpapp import __version__, seeding
-from nlpapp.deployment.bilstm_graph import OPSET, build_bilstm_graph
-from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.deployment.bilstm_graph import build_bilstm_graph
+from nlpapp.deployment.bundle import (
+    new_bundle,
+    write_json,
+    write_labels,
+    write_manifest,
+    write_program_file,
+    write_tokenizer,
+)
+from nlpapp.deployment.bundle_card import Card, write_card
+from nlpapp.deployment.export_check import DevSet, check_dev_set
+from nlpapp.deployment.export_formats import (
+    FORMATS,
+    Job,
+    check_formats,
+    text_feeds,
+    write_formats,
+)
+from nlpapp.deployment.parity import NUM_BATCHES, random_feeds, random_memory_feeds
+from nlpapp.deployment.tracing import (
+    LayersModule,
+    LogitsModule,
+    Traceable,
+    input_names,
+    text_axes,
+)
+from nlpapp.deployment.transformer_xl_graph import (
+    TransformerXLStep,
+    memory_names,
+    model_compute,
+    step_axes,
+)
+from nlpapp.errors import ConfigError
+
+__all__ = [
+    "FORMATS",
+    "SUPPORTED",
+    "SUPPORTED_ENCODERS",
+    "DevSet",
+    "export_classifier",
+    "export_encoder",
+    "export_language_model",
+    "input_names",
+    "random_feeds",
+]
 
 logger = logging.getLogger("nlpapp")
 
-SUPPORTED = ("albert", "bert", "bilstm", "distilbert", "electra", "roberta", "xlm-roberta")
-"""Model types (config.json) whose export is tested."""
-TOLERANCE = 1e-4
-"""Largest difference of a logit from PyTorch's that an exported float32 model may have."""
-LARGEST_BATCH = 16
-NUM_BATCHES = 24
-
-Feed = dict[str, np.ndarray]
-
-
-class _Logits(torch.nn.Module):
-    """A classifier with positional inputs and its logits as only output, for the exporter."""
-
-    def __init__(self, model: Any, names: list[str]) -> None:
-        super().__init__()
-        self.model, self.names = model, names
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+SUPPORTED_ENCODERS = (
+    *("albert", "bert", "camembert", "deberta", "deberta-v2", "distilbert", "electra"),
+    *("modernbert", "mpnet", "roberta", "xlm-roberta"),
+)
+"""Model types (config.json) of encoders whose export is tested."""
+SUPPORTED = (*SUPPORTED_ENCODERS[:2], "bilstm", *SUPPORTED_ENCODERS[2:])
+"""Model types of classifiers whose export is tested."""
+NO_PROGRAM = "it would fix the length of the texts, because PyTorch unrolls their loop"
 
 
 def export_classifier(
@@ -62,70 +83,312 @@ def export_classifier(
     *,
     max_seq_length: int,
     int8: bool = True,
+    formats: Sequence[str] = (),
     seed: int = 42,
+    batches: int = NUM_BATCHES,
+    calibration: Sequence[str] | Sequence[tuple[str, str]] = (),
+    dev: DevSet | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> dict[str, float]:
     """Write a bundle to ``folder``, replacing a bundle that is there.
 
     Args:
-        model: a sequence classifier of a `SUPPORTED` type.
+        model: a sequence classifier (or regression) of a `SUPPORTED` type.
         tokenizer: its fast transformers tokenizer.
         folder: where the bundle goes; it appears when everything is written and checked.
         max_seq_length: tokens that the bundle reads of a text; longer texts are cut.
         int8: also write the model with 8-bit weights.
+        formats: more of `FORMATS`: fp16, int8-static, torch-export, safetensors.
         seed: of the batches for the comparison.
+        batches: how many of them.
+        calibration: texts (or pairs) that show the ranges of activations; for int8-static.
+        dev: a data set on which the metric must hold.
+        facts: more rows of the model card, name -> text.
 
     Returns:
-        Sizes and differences, as in metrics.json.
+        Sizes, latencies and differences, as in metrics.json.
 
     Raises:
-        ConfigError: an unsupported model, too long a sequence, or a folder of something else.
-        CheckpointError: the exported model does not compute what the PyTorch model does.
+        ConfigError: an unsupported model, too long a sequence, a tokenizer that does not fit, a
+            folder of something else, or one that cannot be written.
+        CheckpointError: an exported model does not compute what the PyTorch model does.
     """
-    folder = Path(folder)
-    _check_exportable(model, tokenizer, max_seq_length)
-    if folder.exists() and not (folder / "manifest.json").is_file():
-        raise ConfigError(f"{folder} exists and is no bundle; give a new folder for the bundle.")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    model = model.cpu().float().eval()
-    names = input_names(model, tokenizer)
-    write_onnx(model, names, partial / "model.onnx")
-    feeds = list(random_feeds(model, names, max_seq_length=max_seq_length, seed=seed))
-    metrics = _compare(model, partial / "model.onnx", feeds, prefix="fp32")
-    if not metrics["fp32_max_difference"] <= TOLERANCE:
-        raise CheckpointError(
-            "the exported model's logits differ from PyTorch's by "
-            f"{metrics['fp32_max_difference']:.2g}, over {TOLERANCE:g}: nothing was exported. "
-            "Check the model for weights that are not finite or very large."
-        )
-    metrics["parameters"] = float(sum(weight.numel() for weight in model.parameters()))
-    if int8:
-        metrics["int8_weight_share"] = quantize(partial / "model.onnx", partial / "model.int8.onnx")
-        metrics |= _compare(model, partial / "model.int8.onnx", feeds, prefix="int8")
-    _write_rest(partial, model, tokenizer, max_seq_length, metrics)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(partial, folder)
-    return metrics
-
-
-def _check_exportable(model: Any, tokenizer: Any, max_seq_length: int) -> None:
-    config = model.config
-    if config.model_type not in SUPPORTED:
-        raise ConfigError(
-            f"models of type '{config.model_type}' cannot be exported; "
-            f"supported are {', '.join(SUPPORTED)}."
-        )
-    if config.problem_type == "multi_label_classification":
+    _check_text_model(model, tokenizer, max_seq_length, SUPPORTED)
+    if getattr(model.config, "problem_type", None) == "multi_label_classification":
         raise ConfigError(
             "a model with several labels a text cannot be exported; it takes one each."
         )
+    chosen = check_formats(formats, int8=int8, calibration=calibration)
+    is_bilstm = model.config.model_type == "bilstm"
+    if is_bilstm and "torch-export" in chosen:
+        raise ConfigError(f"torch-export is not possible for a BiLSTM: {NO_PROGRAM}. Use ONNX.")
+    model = model.cpu().float().eval()
+    names = input_names(model, tokenizer)
+    (example,) = random_feeds(model, names, max_seq_length=8, seed=0, shapes=[(2, 8)])
+    source = Traceable(
+        module=LogitsModule(model, names),
+        inputs=names,
+        outputs=["logits"],
+        axes=text_axes(names, ["logits"]),
+        example=example,
+        proto=(lambda: build_bilstm_graph(model)) if is_bilstm else None,
+    )
+    labels = _labels(model.config)
+    job = Job(
+        kind="classifier" if labels else "regression",
+        model=model,
+        source=source,
+        reference=source.compute,
+        rebuild=lambda other: LogitsModule(other, names),
+        feeds=lambda: random_feeds(
+            model, names, max_seq_length=max_seq_length, seed=seed, batches=batches
+        ),
+        calibration=text_feeds(tokenizer, names, calibration, max_seq_length),
+        save_beside=tokenizer.save_pretrained,
+    )
+    manifest = _facts(job, max_seq_length) | {
+        "siamese": "input_ids_b" in names,
+        "pairs": "input_ids_b" in names or (dev is not None and dev.pairs is not None),
+    }
+    with new_bundle(Path(folder)) as partial:
+        write_tokenizer(tokenizer, partial, max_seq_length=max_seq_length)
+        write_labels(partial, labels)
+        metrics = write_formats(job, partial, chosen)
+        if dev is not None:
+            write_manifest(partial, manifest)  # the predictor asks for it
+            rows = dev.texts if dev.pairs is None else list(zip(dev.texts, dev.pairs, strict=True))
+            batches_of_rows = text_feeds(tokenizer, names, rows, max_seq_length)
+            expected = np.concatenate([source.compute(feed)[0] for feed in batches_of_rows])
+            metrics |= check_dev_set(partial, dev, chosen, expected_logits=expected)
+        card = Card(
+            kind=job.kind,
+            model_type=model.config.model_type,
+            metrics=metrics,
+            labels=labels,
+            max_seq_length=max_seq_length,
+            facts=facts or {},
+            pairs=bool(manifest["pairs"]),
+        )
+        _finish(partial, manifest, card)
+    return metrics
+
+
+def export_encoder(
+    model: Any,
+    tokenizer: Any,
+    folder: str | Path,
+    *,
+    max_seq_length: int,
+    layers: Sequence[int] = (-1,),
+    int8: bool = True,
+    formats: Sequence[str] = (),
+    seed: int = 42,
+    batches: int = NUM_BATCHES,
+    calibration: Sequence[str] | Sequence[tuple[str, str]] = (),
+    facts: Mapping[str, str] | None = None,
+) -> dict[str, float]:
+    """Write a bundle of an encoder, whose outputs are the hidden states of ``layers``.
+
+    Args:
+        model: the bare encoder (AutoModel) of a `SUPPORTED_ENCODERS` type.
+        tokenizer: as for `export_classifier`, as all arguments that are not here.
+        folder: where the bundle goes.
+        max_seq_length: tokens that the bundle reads of a text.
+        layers: 0 is the embeddings, -1 the last layer.
+        int8: also write the model with 8-bit weights.
+        formats: more of `FORMATS`.
+        seed: of the batches for the comparison.
+        batches: how many of them.
+        calibration: for int8-static.
+        facts: more rows of the model card.
+
+    Raises:
+        ConfigError: as `export_classifier`, or a layer that the model does not have.
+        CheckpointError: as `export_classifier`.
+    """
+    _check_text_model(model, tokenizer, max_seq_length, SUPPORTED_ENCODERS)
+    chosen = check_formats(formats, int8=int8, calibration=calibration)
+    kept = _resolve_layers(layers, int(model.config.num_hidden_layers))
+    model = model.cpu().float().eval()
+    names = input_names(model, tokenizer)
+    outputs = [f"layer_{layer}" for layer in kept]
+    (example,) = random_feeds(model, names, max_seq_length=8, seed=0, shapes=[(2, 8)])
+    source = Traceable(
+        module=LayersModule(model, names, kept),
+        inputs=names,
+        outputs=outputs,
+        axes=text_axes(names, outputs),
+        example=example,
+    )
+    job = Job(
+        kind="encoder",
+        model=model,
+        source=source,
+        reference=source.compute,
+        rebuild=lambda other: LayersModule(other, names, kept),
+        feeds=lambda: random_feeds(
+            model, names, max_seq_length=max_seq_length, seed=seed, batches=batches
+        ),
+        calibration=text_feeds(tokenizer, names, calibration, max_seq_length),
+        save_beside=tokenizer.save_pretrained,
+    )
+    manifest = _facts(job, max_seq_length) | {
+        "layers": kept,
+        "num_layers": int(model.config.num_hidden_layers),
+        "hidden_size": int(model.config.hidden_size),
+    }
+    with new_bundle(Path(folder)) as partial:
+        write_tokenizer(tokenizer, partial, max_seq_length=max_seq_length)
+        write_labels(partial, [])
+        metrics = write_formats(job, partial, chosen)
+        card = Card(
+            kind="encoder",
+            model_type=model.config.model_type,
+            metrics=metrics,
+            max_seq_length=max_seq_length,
+            facts=facts or {},
+            layers=kept,
+        )
+        _finish(partial, manifest, card)
+    return metrics
+
+
+def export_language_model(
+    model: Any,
+    vocabulary: Any,
+    folder: str | Path,
+    *,
+    mem_len: int | None = None,
+    int8: bool = True,
+    formats: Sequence[str] = (),
+    max_seq_length: int = 64,
+    seed: int = 42,
+    batches: int = NUM_BATCHES,
+    facts: Mapping[str, str] | None = None,
+) -> dict[str, float]:
+    """Write a bundle of a Transformer-XL that generates text without PyTorch.
+
+    Args:
+        model: a `models.transformer_xl.TransformerXLLMHeadModel`.
+        vocabulary: its `text.vocabulary.Vocabulary`.
+        folder: where the bundle goes.
+        mem_len: positions that each layer remembers; None: the model's own.
+        int8: also write the model with 8-bit weights.
+        formats: more of `FORMATS`; int8-static and torch-export are not among them here.
+        max_seq_length: tokens of the longest segment of the comparison; the graph has no limit.
+        seed: of the batches for the comparison.
+        batches: how many of them.
+        facts: more rows of the model card.
+
+    Raises:
+        ConfigError: another kind of model, or a format that it cannot have.
+        CheckpointError: an exported model does not compute what the PyTorch model does.
+    """
+    if model.config.model_type != "transformer_xl":
+        raise ConfigError(
+            f"a language model of type '{model.config.model_type}' cannot be exported; "
+            "supported is transformer_xl."
+        )
+    for name, reason in (
+        ("int8-static", "the ranges of its memory are not known beforehand"),
+        ("torch-export", "it would fix how much memory there is"),
+    ):
+        if name in formats:
+            raise ConfigError(f"{name} is not possible for a Transformer-XL: {reason}.")
+    chosen = check_formats(formats, int8=int8, calibration=())
+    model = model.cpu().float().eval()
+    kept = int(model.config.mem_len if mem_len is None else mem_len)
+    layers = int(model.config.num_hidden_layers)
+    before, after = memory_names(layers)
+
+    def feeds(number: int, start: int, longest: int) -> Any:
+        return random_memory_feeds(
+            model.config, mem_len=kept, max_seq_length=longest, seed=start, batches=number
+        )
+
+    source = Traceable(
+        module=TransformerXLStep(model, kept),
+        inputs=["input_ids", *before],
+        outputs=["logits", *after],
+        axes=step_axes(layers),
+        # The fourth batch has many rows and positions, and a memory of any length.
+        example=list(feeds(4, 0, 5))[-1],
+    )
+    job = Job(
+        kind="language-model",
+        model=model,
+        source=source,
+        reference=model_compute(model, kept),
+        rebuild=lambda other: TransformerXLStep(other, kept),
+        feeds=lambda: feeds(batches, seed, max_seq_length),
+        save_beside=vocabulary.save_pretrained,
+    )
+    manifest = _facts(job, None) | {
+        "num_layers": layers,
+        "hidden_size": int(model.config.hidden_size),
+        "mem_len": kept,
+        "end_id": vocabulary.end_id,
+        "unknown_id": vocabulary.unknown_id,
+    }
+    with new_bundle(Path(folder)) as partial:
+        _write_vocabulary(vocabulary, partial)
+        metrics = write_formats(job, partial, chosen)
+        described = {"memory": f"{kept} positions of each layer"} | dict(facts or {})
+        card = Card(
+            kind="language-model", model_type="transformer_xl", metrics=metrics, facts=described
+        )
+        _finish(partial, manifest, card)
+    return metrics
+
+
+def _finish(partial: Path, manifest: Mapping[str, Any], card: Card) -> None:
+    write_json(partial / "metrics.json", dict(card.metrics))
+    write_program_file(partial, card.kind)
+    write_card(partial, card)
+    (partial / "manifest.json").unlink(missing_ok=True)  # it is not to hold a sum of itself
+    write_manifest(partial, manifest)
+
+
+def _facts(job: Job, max_seq_length: int | None) -> dict[str, Any]:
+    return {
+        "kind": job.kind,
+        "model_type": job.model.config.model_type,
+        "tokenizer_fingerprint": getattr(job.model.config, "tokenizer_fingerprint", None),
+        "max_seq_length": max_seq_length,
+    }
+
+
+def _write_vocabulary(vocabulary: Any, partial: Path) -> None:
+    """Write the one file of a vocabulary that a reader needs."""
+    folder = partial / "vocabulary"
+    folder.mkdir()
+    vocabulary.save_pretrained(folder)
+    for name in ("vocabulary.json", "tokenizer.json"):
+        if (folder / name).is_file():
+            (folder / name).replace(partial / name)
+            break
+    else:
+        raise ConfigError("the vocabulary is neither a list of symbols nor a fast tokenizer.")
+    shutil.rmtree(folder)
+
+
+def _check_text_model(
+    model: Any, tokenizer: Any, max_seq_length: int, supported: Sequence[str]
+) -> None:
+    kind = model.config.model_type
+    if kind not in supported:
+        raise ConfigError(
+            f"models of type '{kind}' cannot be exported; supported are {', '.join(supported)}."
+        )
     if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
         raise ConfigError("the tokenizer has no tokenizer.json; save it as a fast tokenizer first.")
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and config.model_type in ("roberta", "xlm-roberta"):
-        limit -= config.pad_token_id + 1  # their positions start behind the padding piece
+    rows = len(model.get_input_embeddings().weight)
+    if len(tokenizer) > rows:
+        raise ConfigError(
+            f"the tokenizer has {len(tokenizer)} entries but the model's embedding has {rows} "
+            "rows; use the tokenizer that the model was trained with."
+        )
+    limit = _positions(model)
     if limit is not None and max_seq_length > limit:
         raise ConfigError(
             f"max_seq_length {max_seq_length} is over the model's {limit} positions; "
@@ -136,158 +399,28 @@ def _check_exportable(model: Any, tokenizer: Any, max_seq_length: int) -> None:
         raise ConfigError(f"max_seq_length is {max_seq_length}; two texts need at least {least}.")
 
 
-def input_names(model: Any, tokenizer: Any) -> list[str]:
-    """Return the inputs of the exported model: those that the tokenizer made in training too."""
-    names = ["input_ids", "attention_mask"]
-    if getattr(model.config, "siamese", False):
-        return [*names, "input_ids_b", "attention_mask_b"]
-    types = getattr(model.config, "type_vocab_size", 0)
-    accepted = types >= 2 and "token_type_ids" in inspect.signature(model.forward).parameters
-    if accepted and "token_type_ids" in tokenizer.model_input_names:
-        names.append("token_type_ids")
-    return names
+def _positions(model: Any) -> int | None:
+    """Return the longest sequence of the model; RoBERTa and its kin start behind the padding."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            limit -= 0 if module.padding_idx is None else module.padding_idx + 1
+    return limit
 
 
-def write_onnx(model: Any, names: list[str], path: Path) -> None:
-    """Write ``model`` in evaluation mode as an ONNX file with free batch size and length."""
-    if model.config.model_type == "bilstm":
-        onnx.save(build_bilstm_graph(model), path)
-        return
-    # Eager attention gives the smaller graph; onnxruntime fuses it by itself.
-    previous = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    (feed,) = random_feeds(model, names, max_seq_length=8, seed=0, shapes=[(2, 8)])
-    axes = {name: {0: "batch", 1: "length"} for name in names} | {"logits": {0: "batch"}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on the tracing; the comparison is the judge
-        torch.onnx.export(
-            _Logits(model, names).eval(),
-            tuple(torch.from_numpy(feed[name]) for name in names),
-            str(path),
-            input_names=names,
-            output_names=["logits"],
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    model.set_attn_implementation(previous)
-
-
-def quantize(source: Path, target: Path) -> float:
-    """Write ``source`` with 8-bit weights; return the share of its weights that became 8-bit.
-
-    Matrices, LSTM weights and embeddings are quantised, per channel where onnxruntime can; biases
-    and normalisations stay float32. Weights use 7 of the 8 bits, because sums of products overflow
-    on processors without VNNI instructions otherwise.
-    """
-    from onnxruntime.quantization import QuantType, quant_utils, quantize_dynamic
-
-    root, handler = logging.getLogger(), logging.NullHandler()
-    proto = onnx.load(source)
-    whole = sum(_num_items(tensor) for tensor in proto.graph.initializer)
-    quant_utils.add_pre_process_metadata(proto)  # else it advises steps that change nothing here
-    # It logs through the root logger, and Python would give that a console handler for good.
-    root.addHandler(handler)
-    try:
-        quantize_dynamic(
-            proto, target, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8
-        )
-    finally:
-        root.removeHandler(handler)
-    eight_bit = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)
-    weights = onnx.load(target).graph.initializer
-    small = [tensor for tensor in weights if tensor.data_type in eight_bit]
-    # Beside each quantised weight stands its zero point, which was no weight before.
-    return sum(_num_items(tensor) for tensor in small if "zero_point" not in tensor.name) / whole
-
-
-def _num_items(tensor: onnx.TensorProto) -> int:
-    return int(np.prod(tensor.dims, dtype=np.int64))
-
-
-def random_feeds(
-    model: Any,
-    names: list[str],
-    *,
-    max_seq_length: int,
-    seed: int,
-    shapes: list[tuple[int, int]] | None = None,
-) -> Iterator[Feed]:
-    """Yield batches of random pieces in 1..16 rows of 1..``max_seq_length`` tokens, with padding.
-
-    The smallest and the largest shapes are always among them. Each batch has one full row.
-    """
-    rng = seeding.generator(seed, "export comparison")
-    if shapes is None:
-        ends = [(1, 1), (1, max_seq_length), (LARGEST_BATCH, 1), (LARGEST_BATCH, max_seq_length)]
-        rows = rng.integers(1, LARGEST_BATCH + 1, NUM_BATCHES - len(ends))
-        widths = rng.integers(1, max_seq_length + 1, NUM_BATCHES - len(ends))
-        shapes = ends + list(zip(rows.tolist(), widths.tolist(), strict=True))
-    pad = model.config.pad_token_id or 0
-    for size, width in shapes:
-        feed: Feed = {}
-        for side in ("", "_b") if "input_ids_b" in names else ("",):
-            lengths = rng.integers(1, width + 1, size)
-            lengths[rng.integers(size)] = width
-            mask = np.arange(width) < lengths[:, None]
-            ids = rng.integers(0, model.config.vocab_size, (size, width))
-            # A padding piece inside a row would shift RoBERTa's positions; real text has none.
-            ids[ids == pad] = (pad + 1) % model.config.vocab_size
-            feed[f"input_ids{side}"] = np.where(mask, ids, pad)
-            feed[f"attention_mask{side}"] = mask.astype(np.int64)
-        if "token_type_ids" in names:
-            second = np.arange(width) >= rng.integers(0, width + 1, (size, 1))
-            feed["token_type_ids"] = (second & mask).astype(np.int64)
-        yield feed
-
-
-@torch.inference_mode()
-def _compare(model: Any, path: Path, feeds: list[Feed], *, prefix: str) -> dict[str, float]:
-    """Return how far the logits of an ONNX file are from the model's over ``feeds``."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    largest, agreements = 0.0, []
-    for feed in feeds:
-        tensors = {name: torch.from_numpy(value) for name, value in feed.items()}
-        expected = model(**tensors).logits.numpy()
-        found = session.run(["logits"], feed)[0]
-        # A difference that is not a number must not pass for a small one.
-        largest = float(np.maximum(largest, np.abs(found - expected).max()))
-        agreements.append(found.argmax(1) == expected.argmax(1))
-    return {
-        f"{prefix}_max_difference": largest,
-        f"{prefix}_label_agreement": float(np.concatenate(agreements).mean()),
-        f"{prefix}_bytes": float(path.stat().st_size),
-    }
-
-
-def _write_rest(
-    partial: Path, model: Any, tokenizer: Any, max_seq_length: int, metrics: dict[str, float]
-) -> None:
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())  # a copy: settings follow
-    backend.enable_truncation(max_seq_length, direction=tokenizer.truncation_side)
-    backend.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
-    backend.save(str(partial / "tokenizer.json"))
-    labels = _labels(model.config)
-    _write_json(partial / "labels.json", {"labels": labels})
-    _write_json(partial / "metrics.json", metrics)
-    text = readme(model.config, labels=labels, max_seq_length=max_seq_length, metrics=metrics)
-    (partial / "README.md").write_text(text, encoding="utf-8")
-    manifest = {
-        "format": 1,
-        "model_type": model.config.model_type,
-        "tokenizer_fingerprint": getattr(model.config, "tokenizer_fingerprint", None),
-        "versions": {
-            "nlpapp": __version__,
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-        "files": {
-            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(partial.iterdir())
-        },
-    }
-    _write_json(partial / "manifest.json", manifest)
+def _resolve_layers(layers: Sequence[int], last: int) -> list[int]:
+    """Return the layers counted from the embeddings (0), in order, each once."""
+    for layer in layers:
+        if not -last - 1 <= layer <= last:
+            raise ConfigError(
+                f"layers: the model has no layer {layer}; it has 0 (the embeddings) to {last}, or "
+                f"-1 (the last) to {-last - 1}."
+            )
+    if not layers:
+        raise ConfigError("layers is empty; give -1 for the last layer.")
+    return sorted({layer + last + 1 if layer < 0 else layer for layer in layers})
 
 
 def _labels(config: Any) -> list[str]:
@@ -295,65 +428,3 @@ def _labels(config: Any) -> list[str]:
     if config.num_labels == 1:
         return []
     return [str(config.id2label[index]) for index in range(config.num_labels)]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def readme(
-    config: Any, *, labels: list[str], max_seq_length: int, metrics: dict[str, float]
-) -> str:
-    """Return the text of a bundle's README.md."""
-    result = "[{'label': ..., 'probabilities': {...}}, ...]" if labels else "[{'score': ...}, ...]"
-    pair = ', pairs=["its second text"]' if getattr(config, "siamese", False) else ""
-    rows = [f"| model.onnx | float32 | {metrics['fp32_bytes']:,.0f} | "]
-    rows[0] += f"{metrics['fp32_max_difference']:.1e} | {metrics['fp32_label_agreement']:.4f} |"
-    if "int8_bytes" in metrics:
-        rows.append(
-            f"| model.int8.onnx | {metrics['int8_weight_share']:.1%} of the weights in int8 | "
-            f"{metrics['int8_bytes']:,.0f} | {metrics['int8_max_difference']:.1e} | "
-            f"{metrics['int8_label_agreement']:.4f} |"
-        )
-    return README.format(
-        kind=config.model_type,
-        parameters=metrics["parameters"] / 1e6,
-        labels=", ".join(labels) or "none: the model gives a score",
-        max_seq_length=max_seq_length,
-        rows="\n".join(rows),
-        pair=pair,
-        result=result,
-    )
-
-
-README = """---
-library_name: onnx
-pipeline_tag: text-classification
----
-# Text classifier ({kind}, {parameters:.2f} M parameters) in ONNX
-
-Needs numpy, onnxruntime and tokenizers; neither PyTorch nor transformers.
-
-- labels: {labels}
-- reads at most {max_seq_length} tokens of a text; the rest is cut
-- `manifest.json` holds a sha256 of every file; the predictor checks those that it reads
-
-```python
-from nlpapp.deployment.runtime import Predictor
-
-predictor = Predictor("path/of/this/folder")
-predictor.predict(["a text"]{pair})  # {result}
-```
-
-`Predictor(folder, precision="int8")` takes the smaller file. On a machine without PyTorch:
-`pip install --no-deps nlpapp` and `pip install numpy onnxruntime tokenizers`.
-
-| file | weights | bytes | largest logit difference from PyTorch | same label |
-|---|---|---|---|---|
-{rows}
-
-Differences are over random batches of 1 to 16 rows and 1 to {max_seq_length} random tokens.
-"""

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import locale
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -246,6 +247,17 @@ def usable_memory(control_group: Path = CONTROL_GROUP) -> tuple[int, int]:
     except (OSError, ValueError):  # no container, or one without a limit ("max")
         return machine.total, machine.available
     return min(machine.total, limit), min(machine.available, max(0, limit - used))
+
+
+def describe_processor(facts: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's name and the usable cores, as stands beside figures of speed."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = facts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{named[0] if named else name}, {usable_cores():g} usable cores"
 
 
 def check_cores(cores: float | None = None) -> list[Check]:

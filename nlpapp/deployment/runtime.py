@@ -1,11 +1,17 @@
-"""Predictions from an exported bundle with numpy, onnxruntime and tokenizers alone.
+"""Predictions and text vectors from an exported bundle with numpy, onnxruntime and tokenizers.
 
 Nothing here, nor anything this file imports, needs PyTorch or transformers.
+
+    open_bundle(folder)                  a Predictor or an Encoder, by what the bundle holds
+    Predictor(folder).predict(texts)     classes or scores
+    Encoder(folder).encode(texts)        one vector a text
+
+Both may be called from many threads at once: nothing of them changes after loading.
+
+Legend: N texts, B rows of a batch, S positions, C classes, H hidden width.
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,68 +19,97 @@ import numpy as np
 import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
+from nlpapp.deployment.bundle_files import (
+    MODEL_FILES,
+    Precision,
+    read_labels,
+    read_manifest,
+    verified_bytes,
+    verified_path,
+)
 from nlpapp.errors import CheckpointError, ConfigError, DataError
 
-MODEL_FILES = {"fp32": "model.onnx", "int8": "model.int8.onnx"}
+__all__ = ["MODEL_FILES", "Encoder", "Precision", "Prediction", "Predictor", "open_bundle"]
+
+Prediction = dict[str, Any]
+"""{"label": name, "probabilities": {name: probability}}, or {"score": value} of a regression."""
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+"""Texts, or pairs of texts."""
+Pooling = Literal["mean", "cls", "max"]
+POOLINGS = ("mean", "cls", "max")
+
+BATCH_TOKENS = 4096
+"""Positions of a batch, padding included: bounds memory, and larger ones are no faster on a CPU."""
 
 
 class Predictor:
     """A classifier (or regression) of texts, loaded from a bundle folder of `nlpapp export`."""
 
     def __init__(
-        self, folder: str | Path, *, precision: Literal["fp32", "int8"] = "fp32", threads: int = 0
+        self,
+        folder: str | Path,
+        *,
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        device: Literal["cpu", "cuda"] = "cpu",
     ) -> None:
         """Load a bundle.
 
         Args:
             folder: the bundle.
-            precision: which of its models: fp32, or the smaller and faster int8.
-            threads: processor threads of one prediction; 0 takes all cores.
+            precision: which of its models: fp32, fp16 (made for GPUs), or the smaller and faster
+                int8 and int8-static.
+            threads: processor threads of one prediction; None or 0 takes all cores.
+            device: cuda needs the package onnxruntime-gpu.
 
         Raises:
-            CheckpointError: the folder is no bundle, or a file of it is missing or was changed.
-            ConfigError: the bundle has no model of this precision.
+            CheckpointError: the folder is no bundle of a classifier, or a file of it is missing or
+                was changed.
+            ConfigError: the bundle has no model of this precision, or there is no such device.
         """
-        self.folder = Path(folder)
-        checksums = _read_checksums(self.folder)
-        if MODEL_FILES.get(precision) not in checksums:
-            there = [name for name, file in MODEL_FILES.items() if file in checksums]
-            raise ConfigError(
-                f"{folder} has no {precision} model; it has {', '.join(there)}. "
-                "Export it again with int8, or choose another precision."
-            )
-        model = _verified(self.folder, MODEL_FILES[precision], checksums)
-        tokenizer = _verified(self.folder, "tokenizer.json", checksums)
-        labels = json.loads(_verified(self.folder, "labels.json", checksums))
-        self.labels: list[str] = labels["labels"]
-        self.tokenizer = Tokenizer.from_str(tokenizer.decode())
-        self._pad_id = (self.tokenizer.padding or {}).get("pad_id", 0)
-        self.tokenizer.no_padding()  # batches are put together by length below
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(
-            model, options, providers=["CPUExecutionProvider"]
-        )
-        self._inputs = {entry.name for entry in self.session.get_inputs()}
+        self._model = _Model(folder, "Predictor", precision, threads, device)
+        self.folder = self._model.folder
+        self.session = self._model.session
+        self.tokenizer = self._model.tokenizer
+        self.labels: list[str] = read_labels(self.folder, self._model.manifest)
+        self.max_length: int | None = self._model.max_length
+        """Tokens that are read of a text, special ones included; the rest is cut."""
 
     @property
     def siamese(self) -> bool:
         """Whether the model reads two texts with one encoder, and so cannot do without pairs."""
-        return "input_ids_b" in self._inputs
+        return self._model.siamese
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether the model was made for pairs of texts, as far as the bundle knows."""
+        return self.siamese or bool(self._model.manifest.get("pairs"))
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether a prediction is a score instead of a class."""
+        return not self.labels
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the bundle was made from: model_type, kind, versions, files and their sha256."""
+        return dict(self._model.manifest)
 
     def predict(
         self,
-        texts: Sequence[str],
+        texts: Texts,
         pairs: Sequence[str] | None = None,
         *,
         batch_size: int = 32,
-    ) -> list[dict[str, Any]]:
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> list[Prediction]:
         """Return one prediction a text, in the order of ``texts``.
 
         Args:
-            texts: the texts.
-            pairs: the second text of each, for models of text pairs.
+            texts: the texts, or pairs (first, second) of texts.
+            pairs: the second text of each, in place of pairs in ``texts``.
             batch_size: texts computed at once; those of similar length go together.
+            batch_tokens: positions computed at once, padding included.
 
         Returns:
             {"label": name, "probabilities": {name: probability}} for each text, or {"score": value}
@@ -85,11 +120,11 @@ class Predictor:
         """
         if not len(texts):
             return []
-        logits = self.logits(texts, pairs, batch_size=batch_size)  # (texts, labels)
+        logits = self.logits(texts, pairs, batch_size=batch_size, batch_tokens=batch_tokens)
         if not self.labels:
             return [{"score": float(row[0])} for row in logits]
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+        probabilities = exponents / exponents.sum(axis=1, keepdims=True)  # (N, C)
         return [
             {
                 "label": self.labels[int(row.argmax())],
@@ -99,31 +134,243 @@ class Predictor:
         ]
 
     def logits(
-        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, batch_size: int = 32
+        self,
+        texts: Texts,
+        pairs: Sequence[str] | None = None,
+        *,
+        batch_size: int = 32,
+        batch_tokens: int = BATCH_TOKENS,
     ) -> np.ndarray:
-        """Return the model's raw outputs, (texts, labels), for texts as in `predict`."""
-        self._check(texts, pairs)
-        sides = self._encode(texts, pairs)
-        lengths = np.array([len(encoding.ids) for encoding in sides[0]])
-        order = np.argsort(lengths, kind="stable")
+        """Return the model's raw outputs, (N, C), for texts as in `predict`."""
+        sides = self._model.read(texts, pairs)
         rows: np.ndarray | None = None
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            feed: dict[str, np.ndarray] = {}
-            for suffix, side in zip(("", "_b"), sides, strict=False):
-                feed |= self._feed([side[index] for index in part], suffix)
+        for part, feed in self._model.batches(sides, batch_size, batch_tokens):
             (found,) = self.session.run(["logits"], feed)
             if rows is None:
                 rows = np.empty((len(texts), found.shape[1]), dtype=np.float32)
             rows[part] = found
         return np.empty((0, max(1, len(self.labels)))) if rows is None else rows
 
-    def _encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> list[list[Encoding]]:
-        if pairs is None:
-            return [self.tokenizer.encode_batch(list(texts))]
+
+class Encoder:
+    """Vectors of texts from an encoder, loaded from a bundle folder of `nlpapp export`."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        precision: Precision = "fp32",
+        threads: int | None = None,
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> None:
+        """Load a bundle; the arguments and errors are those of `Predictor`."""
+        self._model = _Model(folder, "Encoder", precision, threads, device)
+        self.folder = self._model.folder
+        self.session = self._model.session
+        self.tokenizer = self._model.tokenizer
+        self.max_length: int | None = self._model.max_length
+        """Tokens that are read of a text, special ones included; the rest is cut."""
+        self.num_layers = int(self._model.manifest["num_layers"])
+        """Layers of the encoder; layer 0 is the embeddings."""
+        self.layers: list[int] = sorted(int(layer) for layer in self._model.manifest["layers"])
+        """Layers that the bundle has, counted from the embeddings (0)."""
+        self.hidden_size = int(self._model.manifest["hidden_size"])
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the bundle was made from: model_type, kind, versions, files and their sha256."""
+        return dict(self._model.manifest)
+
+    def encode(
+        self,
+        texts: Texts,
+        *,
+        pooling: Pooling = "mean",
+        layer: int = -1,
+        batch_size: int = 32,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> np.ndarray:
+        """Return one vector a text, (N, H) float32, in the order of ``texts``.
+
+        Args:
+            texts: the texts, or pairs (first, second) of texts.
+            pooling: mean or max over the tokens, special ones included, or the first token (cls).
+            layer: whose hidden states; 0 is the embeddings, -1 the last layer.
+            batch_size: texts computed at once; those of similar length go together.
+            batch_tokens: positions computed at once, padding included.
+
+        Raises:
+            ConfigError: an unknown pooling, or a layer that the bundle does not have.
+            DataError: a text is empty or not a string.
+        """
+        if pooling not in POOLINGS:
+            raise ConfigError(f"pooling '{pooling}' is unknown; expected {', '.join(POOLINGS)}.")
+        output = f"layer_{self._layer(layer)}"
+        vectors = np.empty((len(texts), self.hidden_size), dtype=np.float32)
+        sides = self._model.read(texts, None)
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("only_execute_path_to_fetches", "1")
+        for part, feed in self._model.batches(sides, batch_size, batch_tokens):
+            (states,) = self.session.run([output], feed, options)  # (B, S, H)
+            vectors[part] = pool(states, feed["attention_mask"], pooling)
+        return vectors
+
+    def _layer(self, layer: int) -> int:
+        found = layer + self.num_layers + 1 if layer < 0 else layer
+        if found not in self.layers:
+            raise ConfigError(
+                f"{self.folder} has no layer {layer}; it has "
+                f"{', '.join(map(str, self.layers))} of {self.num_layers} (0: the embeddings). "
+                "Export it again with --layers."
+            )
+        return found
+
+
+def pool(states: np.ndarray, attention_mask: np.ndarray, pooling: str) -> np.ndarray:
+    """Return the (B, H) vectors of (B, S, H) hidden states; padding has no part in them."""
+    if pooling == "cls":
+        return states[:, 0]
+    inside = attention_mask[:, :, None].astype(bool)  # (B, S, 1)
+    if pooling == "max":
+        return np.where(inside, states, np.finfo(states.dtype).min).max(axis=1)
+    return np.where(inside, states, 0).sum(axis=1) / inside.sum(axis=1)
+
+
+def open_bundle(
+    folder: str | Path,
+    *,
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+) -> Predictor | Encoder:
+    """Return what reads the bundle in ``folder``; the arguments are those of `Predictor`.
+
+    Raises:
+        CheckpointError: it is no bundle, a damaged one, or one of a language model.
+        ConfigError: the bundle has no model of this precision, or there is no such device.
+    """
+    kind = read_manifest(Path(folder)).get("kind", "classifier")
+    reader = Encoder if kind == "encoder" else Predictor
+    return reader(folder, precision=precision, threads=threads, device=device)
+
+
+READERS = {
+    "classifier": "Predictor",
+    "regression": "Predictor",
+    "encoder": "Encoder",
+    "language-model": "LanguageModel",
+}
+"""Kind of a bundle, as in its manifest -> the class that reads it."""
+
+
+def open_session(
+    folder: Path,
+    manifest: dict[str, Any],
+    *,
+    precision: str,
+    threads: int | None,
+    device: str,
+) -> onnxruntime.InferenceSession:
+    """Return a session of a model of the bundle, whose file is checked first.
+
+    Raises:
+        CheckpointError: the file is missing or was changed.
+        ConfigError: the bundle has no model of this precision, or there is no such device.
+    """
+    files = manifest["files"]
+    if MODEL_FILES.get(precision) not in files:
+        there = [name for name, file in MODEL_FILES.items() if file in files]
+        raise ConfigError(
+            f"{folder} has no {precision} model; it has {', '.join(there)}. "
+            f"Export it again with {precision}, or choose another precision."
+        )
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device)
+    if provider is None or provider not in onnxruntime.get_available_providers():
+        raise ConfigError(
+            f"device '{device}' is not there for onnxruntime; use cpu, or install onnxruntime-gpu "
+            "in place of onnxruntime for cuda."
+        )
+    path = verified_path(folder, MODEL_FILES[precision], files)
+    return load_onnx(path, precision=precision, threads=threads, provider=provider)
+
+
+def load_onnx(
+    path: Path,
+    *,
+    precision: str,
+    threads: int | None = None,
+    provider: str = "CPUExecutionProvider",
+) -> onnxruntime.InferenceSession:
+    """Return a session of an ONNX file; the arguments are those of `open_session`."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    # Its warnings are about choices of the graph that the export has checked.
+    options.log_severity_level = 3
+    if precision == "fp16" and provider == "CPUExecutionProvider":
+        # onnxruntime 1.31 crashes while it lays out some float16 graphs anew for a CPU.
+        level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.graph_optimization_level = level
+    return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+
+
+class _Model:
+    """What predictors and encoders share: a session, a tokenizer, and batches by length."""
+
+    def __init__(
+        self, folder: str | Path, reader: str, precision: str, threads: int | None, device: str
+    ) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        kind = str(self.manifest.get("kind", "classifier"))
+        if READERS.get(kind) != reader:
+            raise CheckpointError(
+                f"{folder} is a bundle of the kind '{kind}', which {READERS.get(kind, 'nothing')} "
+                f"opens, not {reader}."
+            )
+        self.session = open_session(
+            self.folder, self.manifest, precision=precision, threads=threads, device=device
+        )
+        tokenizer = verified_bytes(self.folder, "tokenizer.json", self.manifest["files"])
+        self.tokenizer = Tokenizer.from_str(tokenizer.decode())
+        self._pad_id = (self.tokenizer.padding or {}).get("pad_id", 0)
+        self.tokenizer.no_padding()  # batches are put together by length below
+        self.max_length = (self.tokenizer.truncation or {}).get("max_length")
+        self._inputs = {entry.name for entry in self.session.get_inputs()}
+        self.siamese = "input_ids_b" in self._inputs
+
+    def read(self, texts: Texts, pairs: Sequence[str] | None) -> list[list[Encoding]]:
+        """Return the encoded texts; of a siamese model those of each side."""
+        first, second = _split(texts, pairs)
+        self._check(first, second)
+        if second is None:
+            return [self.tokenizer.encode_batch(list(first))]
         if self.siamese:
-            return [self.tokenizer.encode_batch(list(side)) for side in (texts, pairs)]
-        return [self.tokenizer.encode_batch(list(zip(texts, pairs, strict=True)))]
+            return [self.tokenizer.encode_batch(list(side)) for side in (first, second)]
+        return [self.tokenizer.encode_batch(list(zip(first, second, strict=True)))]
+
+    def batches(
+        self, sides: list[list[Encoding]], batch_size: int, batch_tokens: int
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Yield (rows, inputs of the model) of texts of similar length."""
+        if batch_size < 1 or batch_tokens < 1:
+            raise ConfigError(
+                f"batch_size {batch_size} and batch_tokens {batch_tokens} must be at least 1."
+            )
+        lengths = np.array([[len(encoding.ids) for encoding in side] for side in sides]).max(axis=0)
+        order = np.argsort(lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while (
+                end < min(start + batch_size, len(order))
+                and (end + 1 - start) * lengths[order[end]] <= batch_tokens
+            ):
+                end += 1
+            part, start = order[start:end], end
+            feed: dict[str, np.ndarray] = {}
+            for suffix, side in zip(("", "_b"), sides, strict=False):
+                feed |= self._feed([side[index] for index in part], suffix)
+            yield part, feed
 
     def _feed(self, encodings: list[Encoding], suffix: str) -> dict[str, np.ndarray]:
         width = max(len(encoding.ids) for encoding in encodings)
@@ -143,7 +390,7 @@ class Predictor:
             feed[name + suffix] = rows
         return feed
 
-    def _check(self, texts: Sequence[str], pairs: Sequence[str] | None) -> None:
+    def _check(self, texts: Sequence[Any], pairs: Sequence[Any] | None) -> None:
         if self.siamese and pairs is None:
             raise DataError(f"the model in {self.folder} compares two texts: give pairs as well.")
         if pairs is not None and len(pairs) != len(texts):
@@ -161,29 +408,14 @@ class Predictor:
                     raise DataError(f"{name}[{index}] is empty; leave empty texts out.")
 
 
-def _read_checksums(folder: Path) -> dict[str, str]:
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} is not a bundle: it has no manifest.json. Make one with nlpapp export."
-        )
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["files"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); export the model again.") from error
-
-
-def _verified(folder: Path, name: str, checksums: dict[str, str]) -> bytes:
-    """Return the bytes of a file of the bundle, if they are the ones that were exported."""
-    try:
-        content = (folder / name).read_bytes()
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read {folder / name}: {error}. Copy the whole bundle again."
-        ) from error
-    if hashlib.sha256(content).hexdigest() != checksums.get(name):
-        raise CheckpointError(
-            f"{folder / name} is not the file that was exported: its sha256 differs from the one "
-            "in manifest.json. Copy the bundle again, or export the model again."
-        )
-    return content
+def _split(texts: Any, pairs: Sequence[str] | None) -> tuple[Sequence[Any], Sequence[Any] | None]:
+    """Return the first and the second texts."""
+    if pairs is not None or isinstance(texts, str):
+        return texts, pairs
+    couples = [isinstance(text, (tuple, list)) for text in texts]
+    if not any(couples):
+        return texts, None
+    for index, text in enumerate(texts):
+        if not couples[index] or len(text) != 2:
+            raise DataError(f"texts[{index}] is no pair of two texts, though others are.")
+    return [text[0] for text in texts], [text[1] for text in texts]

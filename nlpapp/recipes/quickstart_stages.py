@@ -162,7 +162,12 @@ def stages(config: Config, root: Path) -> list[Stage]:
             "benchmark",
             "time teacher and student",
             benchmark,
-            {"models": [str(path) for path in models + bundles], "file": files["test_file"]},
+            {
+                "models": [str(path) for path in models + bundles],
+                "file": files["test_file"],
+                "loads": 1,
+                "batch_sizes": [8, 32],
+            },
         ),
     ]
 

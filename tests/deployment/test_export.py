@@ -9,10 +9,18 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from nlpapp.deployment import export
-from nlpapp.deployment.export import SUPPORTED, export_classifier, input_names, random_feeds
+from nlpapp.deployment import export_formats
+from nlpapp.deployment.export import (
+    SUPPORTED,
+    SUPPORTED_ENCODERS,
+    export_classifier,
+    export_encoder,
+    export_language_model,
+    input_names,
+    random_feeds,
+)
 from nlpapp.errors import CheckpointError, ConfigError
-from tests.deployment.models import build_model, load_tokenizer
+from tests.deployment.models import build_encoder, build_model, load_tokenizer
 
 
 @pytest.fixture
@@ -25,7 +33,7 @@ def tokenizer(tiny_tokenizer_folder):
 def test_exported_logits_are_pytorchs_at_shapes_never_traced(kind, tokenizer, tmp_path):
     model = build_model(kind)
     metrics = export_classifier(
-        model, tokenizer, tmp_path / "bundle", max_seq_length=40, int8=False
+        model, tokenizer, tmp_path / "bundle", max_seq_length=40, int8=False, batches=12
     )
     assert metrics["fp32_max_difference"] <= 1e-4 and metrics["fp32_label_agreement"] == 1
     session = onnxruntime.InferenceSession(str(tmp_path / "bundle" / "model.onnx"))
@@ -44,15 +52,18 @@ def test_random_feeds_cover_the_extreme_shapes_and_padding(tokenizer):
     model = build_model("bert")
     feeds = list(random_feeds(model, input_names(model, tokenizer), max_seq_length=33, seed=3))
     shapes = {feed["input_ids"].shape for feed in feeds}
-    assert {(1, 1), (1, 33), (16, 1), (16, 33)} <= shapes and len(shapes) > 15
-    assert all(1 <= rows <= 16 and 1 <= width <= 33 for rows, width in shapes)
-    assert sum((feed["attention_mask"] == 0).any() for feed in feeds) > 15
+    assert {(1, 1), (1, 33), (64, 1), (64, 33)} <= shapes and len(shapes) > 100
+    assert len(feeds) == 200
+    assert all(1 <= rows <= 64 and 1 <= width <= 33 for rows, width in shapes)
+    assert sum((feed["attention_mask"] == 0).any() for feed in feeds) > 100
     assert any(feed["token_type_ids"].any() for feed in feeds)
 
 
 def test_bundle_holds_what_its_manifest_says(tokenizer, tmp_path):
     model = build_model("bilstm", tokenizer_fingerprint="abc")
-    metrics = export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=20)
+    metrics = export_classifier(
+        model, tokenizer, tmp_path / "bundle", max_seq_length=20, batches=12
+    )
     files = {path.name for path in (tmp_path / "bundle").iterdir()}
     parts = {
         "model.onnx",
@@ -61,6 +72,7 @@ def test_bundle_holds_what_its_manifest_says(tokenizer, tmp_path):
         "labels.json",
         "metrics.json",
         "README.md",
+        "predict.py",
     }
     assert files == parts | {"manifest.json"}
     manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
@@ -99,23 +111,25 @@ def test_int8_quantises_embeddings_lstm_and_matrices(kind, tokenizer, tmp_path):
 
 def test_int8_of_a_model_of_usual_size_is_near_a_quarter(tokenizer, tmp_path):
     model = build_model("bilstm", vocab_size=5000, embedding_size=100, hidden_size=50)
-    metrics = export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=8)
+    metrics = export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=8, batches=12)
     assert metrics["int8_bytes"] < 0.3 * metrics["fp32_bytes"]
 
 
 def test_a_model_that_is_exported_wrongly_is_refused(tokenizer, tmp_path, monkeypatch):
-    right = export.write_onnx
+    right = export_formats.write_onnx
 
-    def wrong(model, names, path):
+    def wrong(source, path):
         with torch.no_grad():
-            model.classifier.bias += 0.001
-        right(model, names, path)
+            source.module.model.classifier.bias += 0.001
+        right(source, path)
         with torch.no_grad():
-            model.classifier.bias -= 0.001
+            source.module.model.classifier.bias -= 0.001
 
-    monkeypatch.setattr(export, "write_onnx", wrong)
+    monkeypatch.setattr(export_formats, "write_onnx", wrong)
     with pytest.raises(CheckpointError, match="differ from PyTorch's by 0.001"):
-        export_classifier(build_model("bert"), tokenizer, tmp_path / "bundle", max_seq_length=20)
+        export_classifier(
+            build_model("bert"), tokenizer, tmp_path / "bundle", max_seq_length=20, batches=12
+        )
     assert not (tmp_path / "bundle").exists()
 
 
@@ -124,7 +138,7 @@ def test_weights_that_are_not_finite_are_refused(tokenizer, tmp_path):
     with torch.no_grad():
         model.hidden.weight[0, 0] = float("nan")
     with pytest.raises(CheckpointError, match="not finite"):
-        export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=20)
+        export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=20, batches=12)
 
 
 def test_unsupported_architecture_names_the_supported_ones(tokenizer, tmp_path):
@@ -134,15 +148,62 @@ def test_unsupported_architecture_names_the_supported_ones(tokenizer, tmp_path):
     with pytest.raises(
         ConfigError, match="'gpt2' cannot be exported; supported are albert, bert, bilstm"
     ):
-        export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=20)
+        export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=20, batches=12)
+
+
+@pytest.mark.parametrize("kind", SUPPORTED_ENCODERS)
+def test_hidden_states_are_pytorchs(kind, tokenizer, tmp_path):
+    metrics = export_encoder(
+        build_encoder(kind),
+        tokenizer,
+        tmp_path / "bundle",
+        max_seq_length=40,
+        layers=[1, -1],
+        int8=False,
+        batches=20,
+    )
+    assert metrics["fp32_max_difference"] <= 1e-4 * max(1, metrics["largest_output"])
+    manifest = json.loads((tmp_path / "bundle" / "manifest.json").read_text())
+    assert manifest["layers"] == [1, 2] and manifest["kind"] == "encoder"
+
+
+def test_layers_and_encoders_that_are_not_there_are_refused(tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match="no layer 3; it has 0 .* to 2"):
+        export_encoder(
+            build_encoder("bert"), tokenizer, tmp_path / "b", max_seq_length=20, layers=[3]
+        )
+    with pytest.raises(ConfigError, match="'bilstm' cannot be exported; supported are albert"):
+        export_encoder(build_model("bilstm"), tokenizer, tmp_path / "b", max_seq_length=20)
+    with pytest.raises(ConfigError, match="language model of type 'bert'"):
+        export_language_model(build_model("bert"), None, tmp_path / "b")
+
+
+def test_a_tokenizer_with_more_entries_than_the_embedding_is_refused(tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match="use the tokenizer that the model was trained with"):
+        export_classifier(
+            build_model("bert", vocab_size=30), tokenizer, tmp_path / "b", max_seq_length=20
+        )
+
+
+def test_a_bilstm_has_no_program(tokenizer, tmp_path):
+    with pytest.raises(ConfigError, match="torch-export is not possible for a BiLSTM"):
+        export_classifier(
+            build_model("bilstm"),
+            tokenizer,
+            tmp_path / "b",
+            max_seq_length=20,
+            formats=["torch-export"],
+        )
 
 
 @pytest.mark.parametrize(("kind", "limit"), [("bert", 48), ("roberta", 48)])
 def test_sequences_longer_than_the_models_positions_are_refused(kind, limit, tokenizer, tmp_path):
     with pytest.raises(ConfigError, match=f"over the model's {limit} positions"):
-        export_classifier(build_model(kind), tokenizer, tmp_path / "bundle", max_seq_length=49)
+        export_classifier(
+            build_model(kind), tokenizer, tmp_path / "bundle", max_seq_length=49, batches=12
+        )
     export_classifier(
-        build_model(kind), tokenizer, tmp_path / "bundle", max_seq_length=48, int8=False
+        build_model(kind), tokenizer, tmp_path / "bundle", max_seq_length=48, int8=False, batches=12
     )
 
 
@@ -150,11 +211,18 @@ def test_only_a_bundle_is_replaced(tokenizer, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.txt").write_text("do not delete")
     with pytest.raises(ConfigError, match="is no bundle"):
-        export_classifier(build_model("bilstm"), tokenizer, tmp_path / "thesis", max_seq_length=20)
+        export_classifier(
+            build_model("bilstm"), tokenizer, tmp_path / "thesis", max_seq_length=20, batches=12
+        )
     assert (tmp_path / "thesis" / "chapter1.txt").exists()
     for int8 in (True, False):
         export_classifier(
-            build_model("bilstm"), tokenizer, tmp_path / "bundle", max_seq_length=20, int8=int8
+            build_model("bilstm"),
+            tokenizer,
+            tmp_path / "bundle",
+            max_seq_length=20,
+            int8=int8,
+            batches=12,
         )
     assert not (tmp_path / "bundle" / "model.int8.onnx").exists()
 
@@ -162,7 +230,7 @@ def test_only_a_bundle_is_replaced(tokenizer, tmp_path):
 def test_exporting_leaves_the_users_tokenizer_and_model_as_they_were(tokenizer, tmp_path):
     model = build_model("bert")
     attention, before = model.config._attn_implementation, tokenizer.backend_tokenizer.to_str()
-    export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=5)
+    export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=5, batches=12)
     assert tokenizer.backend_tokenizer.to_str() == before
     assert model.config._attn_implementation == attention
 
@@ -171,5 +239,7 @@ def test_quantising_gives_the_root_logger_no_console_handler(tokenizer, tmp_path
     # Else every line of a run's log would be printed twice from then on.
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
-    export_classifier(build_model("bilstm"), tokenizer, tmp_path / "bundle", max_seq_length=12)
+    export_classifier(
+        build_model("bilstm"), tokenizer, tmp_path / "bundle", max_seq_length=12, batches=12
+    )
     assert root.handlers == []

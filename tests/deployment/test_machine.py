@@ -136,6 +136,15 @@ def test_container_limits_count(tmp_path):
     assert machine.usable_memory(tmp_path)[0] == psutil.virtual_memory().total
 
 
+def test_the_processor_is_named_where_the_system_says_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "usable_cores", lambda: 1.5)
+    facts = tmp_path / "cpuinfo"
+    facts.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Other\n")
+    assert machine.describe_processor(facts) == "Some CPU @ 2 GHz, 1.5 usable cores"
+    name = machine.describe_processor(tmp_path / "absent")
+    assert name.endswith(", 1.5 usable cores") and not name.startswith(",")
+
+
 @pytest.mark.parametrize(("cores", "status"), [(0.5, "warn"), (1, "warn"), (2, "ok"), (64, "ok")])
 def test_cores(cores, status):
     assert only(machine.check_cores(cores)).status == status

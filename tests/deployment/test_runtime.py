@@ -2,15 +2,16 @@ import json
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
-from nlpapp.deployment.export import export_classifier
-from nlpapp.deployment.runtime import Predictor
+from nlpapp.deployment.export import export_classifier, export_encoder
+from nlpapp.deployment.runtime import Encoder, Predictor, open_bundle, pool
 from nlpapp.errors import CheckpointError, ConfigError, DataError
-from tests.deployment.models import build_model, load_tokenizer
+from tests.deployment.models import build_encoder, build_model, load_tokenizer
 
 TEXTS = [
     "the film was awful .",
@@ -38,7 +39,7 @@ def bundles(tokenizer, tmp_path_factory):
     made = {}
     for name, model in kinds.items():
         folder = tmp_path_factory.mktemp("bundles") / name
-        export_classifier(model, tokenizer, folder, max_seq_length=12)
+        export_classifier(model, tokenizer, folder, max_seq_length=12, batches=12)
         made[name] = (folder, model)
     return made
 
@@ -81,7 +82,7 @@ def test_a_tokenizer_without_token_types_gives_the_exported_model_none(
 ):
     tokenizer = load_tokenizer(tiny_tokenizer_folder, token_types=False)
     model = build_model("bert")
-    export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=12)
+    export_classifier(model, tokenizer, tmp_path / "bundle", max_seq_length=12, batches=12)
     expected = logits_one_by_one(model, tokenizer, TEXTS, PAIRS)
     found = Predictor(tmp_path / "bundle").logits(TEXTS, PAIRS)
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -150,7 +151,7 @@ def test_a_siamese_model_without_pairs_is_refused(bundles):
 @pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "labels.json"])
 def test_a_changed_file_is_refused(name, tokenizer, tmp_path):
     export_classifier(
-        build_model("bilstm"), tokenizer, tmp_path / "b", max_seq_length=12, int8=False
+        build_model("bilstm"), tokenizer, tmp_path / "b", max_seq_length=12, int8=False, batches=12
     )
     content = bytearray((tmp_path / "b" / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -170,7 +171,107 @@ def test_what_is_no_bundle_is_refused(tokenizer, tmp_path):
     with pytest.raises(CheckpointError, match="is damaged"):
         Predictor(tmp_path)
     export_classifier(
-        build_model("bilstm"), tokenizer, tmp_path / "b", max_seq_length=12, int8=False
+        build_model("bilstm"), tokenizer, tmp_path / "b", max_seq_length=12, int8=False, batches=12
     )
     with pytest.raises(ConfigError, match="has no int8 model; it has fp32"):
         Predictor(tmp_path / "b", precision="int8")
+
+
+def test_pairs_may_be_given_as_pairs(bundles):
+    predictor = Predictor(bundles["bert"][0])
+    couples = list(zip(TEXTS, PAIRS, strict=True))
+    np.testing.assert_array_equal(predictor.logits(couples), predictor.logits(TEXTS, PAIRS))
+    with pytest.raises(DataError, match=r"texts\[1\] is no pair"):
+        predictor.predict([("good", "bad"), "good"])
+
+
+def test_what_a_bundle_says_of_itself(bundles):
+    predictor = open_bundle(bundles["bert"][0], threads=1)
+    assert isinstance(predictor, Predictor) and predictor.labels == ["bad", "fine", "good"]
+    assert predictor.max_length == 12 and not predictor.is_pair and not predictor.is_regression
+    assert open_bundle(bundles["siamese"][0]).is_pair
+    assert open_bundle(bundles["regression"][0]).is_regression
+    assert predictor.manifest["model_type"] == "bert"
+    with pytest.raises(ConfigError, match="device 'cuda' is not there"):
+        Predictor(bundles["bert"][0], device="cuda")
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20, 10_000])
+def test_no_batch_has_more_positions_than_asked(batch_tokens, bundles, monkeypatch):
+    predictor = Predictor(bundles["bert"][0])
+    shapes = []
+
+    class Session:
+        def run(self, names, feed):
+            shapes.append(feed["input_ids"].shape)
+            return [np.zeros((len(feed["input_ids"]), 3))]
+
+    monkeypatch.setattr(predictor, "session", Session())
+    predictor.predict(TEXTS * 5, batch_tokens=batch_tokens, batch_size=7)
+    assert sum(rows for rows, _ in shapes) == 20
+    assert all(rows == 1 or rows * width <= batch_tokens for rows, width in shapes)
+    assert all(rows <= 7 for rows, _ in shapes) and shapes == sorted(shapes, key=lambda s: s[1])
+    with pytest.raises(ConfigError, match="batch_tokens 0 must be at least 1"):
+        predictor.predict(TEXTS, batch_tokens=0)
+
+
+def test_many_threads_get_their_own_answers(bundles):
+    predictor = Predictor(bundles["bilstm"][0], threads=1)
+    questions = [[TEXTS[index % 4]] * (1 + index % 3) for index in range(60)]
+    expected = [predictor.logits(texts) for texts in questions]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(predictor.logits, questions))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def encoder_bundle(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder") / "bundle"
+    model = build_encoder("bert")
+    metrics = export_encoder(
+        model,
+        tokenizer,
+        folder,
+        max_seq_length=12,
+        layers=[-1, 0],
+        formats=["fp16", "safetensors", "torch-export"],
+        batches=30,
+    )
+    assert metrics["fp32_max_difference"] <= 1e-4 * max(1, metrics["largest_output"])
+    return folder, model
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
+@pytest.mark.parametrize(("layer", "index"), [(-1, 2), (2, 2), (0, 0), (-3, 0)])
+@torch.inference_mode()
+def test_vectors_are_those_of_transformers(pooling, layer, index, encoder_bundle, tokenizer):
+    folder, model = encoder_bundle
+    encoder = open_bundle(folder)
+    assert isinstance(encoder, Encoder) and encoder.layers == [0, 2] and encoder.hidden_size == 16
+    found = encoder.encode(TEXTS, pooling=pooling, layer=layer, batch_size=3)
+    for text, vector in zip(TEXTS, found, strict=True):
+        batch = tokenizer(text, truncation=True, max_length=12, return_tensors="pt")
+        states = model(**batch, output_hidden_states=True).hidden_states[index][0]  # (S, H)
+        expected = {"mean": states.mean(0), "max": states.amax(0), "cls": states[0]}[pooling]
+        np.testing.assert_allclose(vector, expected, atol=1e-4)
+    assert encoder.encode([]).shape == (0, 16)
+
+
+def test_what_an_encoder_cannot_give_is_named(encoder_bundle, bundles):
+    folder, _ = encoder_bundle
+    with pytest.raises(ConfigError, match="has no layer 1; it has 0, 2 of 2"):
+        Encoder(folder).encode(["good"], layer=1)
+    with pytest.raises(ConfigError, match="pooling 'sum' is unknown"):
+        Encoder(folder).encode(["good"], pooling="sum")
+    with pytest.raises(CheckpointError, match="'encoder', which Encoder opens, not Predictor"):
+        Predictor(folder)
+    with pytest.raises(CheckpointError, match="Predictor opens, not Encoder"):
+        Encoder(bundles["bert"][0])
+
+
+def test_pooling_leaves_padding_out():
+    states = np.array([[[1.0], [-5.0], [9.0]]], dtype=np.float32)
+    mask = np.array([[1, 1, 0]])
+    assert pool(states, mask, "mean") == -2 and pool(states, mask, "max") == 1
+    assert pool(states, mask, "cls") == 1

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from nlpapp.deployment.benchmark import torch_predictor
 from nlpapp.deployment.export import export_classifier
+from nlpapp.deployment.torch_predictor import torch_predictor
 from nlpapp.errors import ConfigError
 from nlpapp.models.pretrained import save_model_folder
 from nlpapp.recipes import benchmark
@@ -33,6 +33,9 @@ def test_models_and_bundles_are_timed_and_scored(tiny_tokenizer_folder, tmp_path
         file=str(tmp_path / "dev.tsv"),
         batch_sizes=[2],
         rounds=4,
+        loads=1,
+        lengths=[3],
+        more_threads=[2],
         max_seq_length=12,
     )
     metrics = benchmark.run(config)
@@ -42,7 +45,16 @@ def test_models_and_bundles_are_timed_and_scored(tiny_tokenizer_folder, tmp_path
     assert rows[0]["accuracy"] == rows[1]["accuracy"] == pytest.approx(0.8)
     assert metrics["exported_int8_p50_ms"] == rows[2]["p50_ms"] > 0
     assert "texts_per_second_2" in capsys.readouterr().out
+    assert metrics["small_pytorch_peak_mb"] > metrics["exported_int8_peak_mb"]
+    grid = json.loads((tmp_path / "run" / "grid.json").read_text())
+    assert {(row["threads"], row["words"]) for row in grid} == {
+        (1, None),
+        (1, 3),
+        (2, None),
+        (2, 3),
+    }
     assert (tmp_path / "run" / "plots" / "trade-off.png").is_file()
+    assert "Accuracy and memory" in (tmp_path / "run" / "pareto.html").read_text()
     assert (tmp_path / "run" / "report.html").is_file()
 
 

@@ -1,0 +1,186 @@
+"""The models of a server: what each answers, and which words of a text matter to it."""
+
+import re
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nlpapp.deployment.runtime import Encoder, Precision, Predictor, open_bundle
+from nlpapp.errors import ConfigError, DataError
+
+Row = tuple[str, str | None]
+"""A text and the second text of its pair, if it is one."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
+BATCH_SIZE = 8
+"""Rows of similar length that go through the model at once. The rows that wait in a server differ
+in length, so larger ones are mostly padding: of 4, 8, 16 and 32 this is the fastest on a CPU."""
+CONTAINERS = ("bundle", "model")
+"""Folder names that say nothing: the folder above them names the model."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a text: characters ``start`` to ``end`` of the text (side 0) or its pair (1)."""
+
+    side: int
+    start: int
+    end: int
+
+
+class ServedModel:
+    """A bundle behind a name."""
+
+    def __init__(self, name: str, reader: Predictor | Encoder) -> None:
+        """Serve ``reader`` as ``name``."""
+        self.name = name
+        self.reader = reader
+
+    @property
+    def kind(self) -> str:
+        """What it answers: classifier, regression or encoder."""
+        if isinstance(self.reader, Encoder):
+            return "encoder"
+        return "regression" if self.reader.is_regression else "classifier"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a client may want to know; no path of the server is in it."""
+        reader = self.reader
+        encoder = isinstance(reader, Encoder)
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "labels": [] if isinstance(reader, Encoder) else list(reader.labels),
+            "pairs": False if isinstance(reader, Encoder) else reader.is_pair,
+            "layers": list(reader.layers) if isinstance(reader, Encoder) else [],
+            "hidden_size": reader.hidden_size if isinstance(reader, Encoder) else None,
+            "max_length": reader.max_length,
+            "answers": ["/embed"] if encoder else ["/predict", "/explain"],
+        }
+
+    def check(self, rows: Sequence[Row], *, layer: int | None = None) -> None:
+        """Refuse rows that the model cannot read, before they come into a batch with others.
+
+        Args:
+            rows: texts, or pairs.
+            layer: of an encoder, the layer that is asked for.
+
+        Raises:
+            DataError: a text is empty, the model needs pairs, or it has no such layer.
+        """
+        reader = self.reader
+        for index, row in enumerate(rows):
+            for name, text in zip(("texts", "pairs"), row, strict=True):
+                if text is not None and not text.strip():
+                    raise DataError(f"{name}[{index}] is empty; leave empty texts out.")
+        if isinstance(reader, Encoder):
+            total = reader.num_layers
+            wanted = -1 if layer is None else layer
+            if (wanted + total + 1 if wanted < 0 else wanted) not in reader.layers:
+                raise DataError(
+                    f"'{self.name}' has no layer {wanted}; it has "
+                    f"{', '.join(map(str, reader.layers))} of {total} (0: the embeddings)."
+                )
+        elif reader.siamese and any(pair is None for _, pair in rows):
+            raise DataError(f"'{self.name}' compares two texts: give pairs as well.")
+
+    def compute(self, key: Hashable, rows: Sequence[Row]) -> Sequence[Any]:
+        """Return one answer a row; the ``key`` is that of `batch_key`."""
+        assert isinstance(key, tuple)
+        paired, pooling, layer = key
+        texts: Any = list(rows) if paired else [text for text, _ in rows]
+        if isinstance(self.reader, Encoder):
+            return self.reader.encode(
+                texts, pooling=pooling, layer=layer, batch_size=BATCH_SIZE
+            ).tolist()
+        return self.reader.predict(texts, batch_size=BATCH_SIZE)
+
+
+def batch_key(
+    rows: Sequence[Row], *, pooling: str | None = None, layer: int | None = None
+) -> tuple[bool, str | None, int | None]:
+    """Return what rows must have in common to be computed together."""
+    return rows[0][1] is not None, pooling, layer
+
+
+def open_models(
+    folders: Sequence[str | Path], *, precision: Precision = "fp32", threads: int | None = None
+) -> dict[str, ServedModel]:
+    """Load bundles.
+
+    Args:
+        folders: bundles, each as ``folder`` or as ``name=folder``.
+        precision: which model of each bundle.
+        threads: processor threads of a computation; None takes all cores.
+
+    Returns:
+        The models by name, in the order given; the first answers requests that name none.
+
+    Raises:
+        ConfigError: there is none, a name is taken twice, or cannot stand in a request.
+        CheckpointError: a folder is no bundle, or a damaged one.
+    """
+    if not folders:
+        raise ConfigError("give --models: one bundle of nlpapp export or more.")
+    models: dict[str, ServedModel] = {}
+    for entry in folders:
+        name, folder = split_name(str(entry))
+        if name in models:
+            raise ConfigError(
+                f"two models have the name '{name}'; give names: --models '[one={folder}, ...]'."
+            )
+        reader = open_bundle(folder, precision=precision, threads=threads)
+        models[name] = ServedModel(name, reader)
+    return models
+
+
+def split_name(entry: str) -> tuple[str, Path]:
+    """Return name and folder of ``folder`` or ``name=folder``.
+
+    Raises:
+        ConfigError: the name has characters that a request may not use.
+    """
+    name, equals, folder = entry.partition("=")
+    path = Path(folder if equals else entry)
+    if not equals:
+        parts = [part for part in path.absolute().parts if part not in CONTAINERS]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1]).lstrip("._-") or "model"
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"'{name}' cannot name a model: use letters, digits, '.', '_' and '-', at most 100."
+        )
+    return name, path
+
+
+def without_each_word(row: Row) -> tuple[list[Word], list[Row]]:
+    """Return the words of a row, and the row without each of them in turn.
+
+    A word that is all there is of a text is left out of both: nothing would remain to compare.
+    """
+    words: list[Word] = []
+    rows: list[Row] = []
+    for side, text in enumerate(row):
+        for match in WORD.finditer(text or ""):
+            left = (text or "")[: match.start()] + (text or "")[match.end() :]
+            if not WORD.search(left):
+                continue
+            words.append(Word(side, match.start(), match.end()))
+            rows.append((left, row[1]) if side == 0 else (row[0], left))
+    return words, rows
+
+
+def word_weights(whole: dict[str, Any], parts: Sequence[dict[str, Any]]) -> list[float]:
+    """Return how much each word adds to the answer: that of the whole text minus that without it.
+
+    The answer is the probability of the whole text's label, or the score of a regression
+    (occlusion, Zeiler and Fergus 2014, with words in place of patches).
+    """
+    return [_answer(whole, whole) - _answer(part, whole) for part in parts]
+
+
+def _answer(prediction: dict[str, Any], whole: dict[str, Any]) -> float:
+    if "score" in whole:
+        return float(prediction["score"])
+    return float(prediction["probabilities"][whole["label"]])

@@ -1,0 +1,346 @@
+"""The processes of a server: one per core, one socket, and a stop that answers what was taken.
+
+On SIGTERM or SIGINT each process goes on for ``drain_seconds`` while /ready says 503 and every
+answer closes its connection; then it takes no more, answers what it has, and ends.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from prometheus_client import multiprocess
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from nlpapp.deployment.serve_limits import JsonLines, LimitsConfig
+from nlpapp.errors import CheckpointError, ConfigError, NlpappError
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+except ImportError:  # httptools is the faster parser; h11 does the same
+    HttpToolsProtocol = H11Protocol  # type: ignore[assignment, misc]
+
+if TYPE_CHECKING:
+    from nlpapp.deployment.serve_limits import Guard
+
+SETTINGS = "NLPAPP_SERVE_SETTINGS"
+API_KEY = "NLPAPP_API_KEY"
+"""Variable of the key: it stands in no command line and in no file of the run."""
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SO_ATTACH_FILTER = 26
+"""The number that Linux gives it; Python has no name for it."""
+LAST_SECONDS = 0.25
+"""For connections that were taken last to send their request."""
+CANNOT_START = 3
+"""Exit code of a process whose models cannot be loaded."""
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+logger = logging.getLogger("nlpapp.serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """What the processes of a server need to know."""
+
+    models: list[str]
+    precision: str = "fp32"
+    workers: int = 1
+    threads: int = 1
+    drain_seconds: float = 1.0
+    stop_seconds: float = 30.0
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, socket.SOCK_STREAM)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({error}); another program may be there. "
+            "Choose another --port or --host."
+        ) from error
+    found.listen(2048)
+    found.set_inheritable(True)
+    return found
+
+
+def app_from_environment() -> "Guard":
+    """Return the application that the variable of the settings describes; each process calls it."""
+    from nlpapp.deployment.serve import build_app
+    from nlpapp.deployment.serve_models import open_models
+
+    settings = json.loads(os.environ[SETTINGS])
+    log_as_json()
+    models = open_models(
+        settings["models"], precision=settings["precision"], threads=settings["threads"]
+    )
+    limits = LimitsConfig(**settings["limits"])
+    return build_app(models, limits=limits, key=os.environ.get(API_KEY))
+
+
+def log_as_json() -> None:
+    """Write the server's log, and uvicorn's, as one JSON object a line to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    for name in ("nlpapp.serve", "uvicorn"):
+        log = logging.getLogger(name)
+        log.handlers = [handler]
+        log.propagate = False
+        log.setLevel(logging.INFO)
+
+
+def take_no_more(listening: socket.socket) -> None:
+    """Let the kernel take no new connection, while those that it has taken can be accepted.
+
+    To close the socket would reset connections that wait to be accepted, with their requests. Here
+    a filter drops each packet that opens a connection (SYN without ACK, in byte 13 of TCP's head);
+    its sender tries again and finds the port closed, or another server. Systems without such
+    filters get a queue without room, in which one connection may still be lost.
+    """
+    steps = (
+        *((0x30, 0, 0, 13), (0x54, 0, 0, 0x02)),  # load the flags, keep SYN
+        *((0x15, 0, 1, 0), (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)),  # 0: pass; else drop
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = struct.pack("HP", len(steps), ctypes.addressof(code))
+    with contextlib.suppress(OSError):
+        if sys.platform == "linux":
+            listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    with contextlib.suppress(OSError):
+        listening.listen(0)
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """HTTP that closes connections whose client does not finish the head of its request.
+
+    uvicorn alone limits only the time between requests, so clients that send a byte now and then
+    would hold their connections for ever.
+    """
+
+    head_seconds = 10.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin the time of the first head."""
+        super().connection_made(transport)
+        self._begin()
+
+    def data_received(self, data: bytes) -> None:
+        """Begin the time of a head with its first byte, and end it with its last."""
+        before = self.cycle
+        super().data_received(data)
+        if self.cycle is not before:
+            self._end()
+        elif self._timer is None and (before is None or before.response_complete):
+            self._begin()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the time."""
+        self._end()
+        super().connection_lost(exc)
+
+    def _begin(self) -> None:
+        self._timer = self.loop.call_later(self.head_seconds, self._close)
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that announces its end before it stops to listen."""
+
+    drain_seconds = 1.0
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        """Make a server of ``config``."""
+        super().__init__(config)
+        self._parent = os.getppid()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Announce the end, go on for a while, then stop as uvicorn does."""
+        guard = self.config.loaded_app
+        service = getattr(getattr(guard, "app", None), "state", None)
+        if service is not None and not self.force_exit:
+            logger.info("draining")
+            guard.draining = service.service.draining = True
+            await asyncio.sleep(self.drain_seconds)
+            # What the kernel has taken must be answered too: no more comes, then a last look.
+            for listening in sockets or ():
+                take_no_more(listening)
+            await asyncio.sleep(LAST_SECONDS)
+        await super().shutdown(sockets)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Also stop when the process that started this one is gone."""
+        return await super().on_tick(counter) or os.getppid() != self._parent
+
+
+def make_server(config: uvicorn.Config) -> DrainingServer:
+    """Return the server of ``config``, with the times of the settings."""
+    settings = json.loads(os.environ[SETTINGS])
+    PatientProtocol.head_seconds = settings["limits"]["read_seconds"]
+    server = DrainingServer(config)
+    server.drain_seconds = settings["drain_seconds"]
+    return server
+
+
+def make_config(settings: ServerSettings) -> uvicorn.Config:
+    """Return how uvicorn is to run the application of ``settings``."""
+    return uvicorn.Config(
+        "nlpapp.deployment.serve_process:app_from_environment",
+        factory=True,
+        workers=settings.workers,
+        http=PatientProtocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=settings.limits.max_connections,
+        timeout_graceful_shutdown=int(settings.stop_seconds),
+        timeout_worker_healthcheck=30,
+    )
+
+
+@contextlib.contextmanager
+def environment(settings: ServerSettings) -> Iterator[None]:
+    """Tell the processes the settings, and where they put their figures together."""
+    with tempfile.TemporaryDirectory(prefix="nlpapp-metrics-") as folder:
+        before = dict(os.environ)
+        os.environ[SETTINGS] = json.dumps(dataclasses.asdict(settings))
+        os.environ[METRICS_FOLDER] = folder
+        if settings.workers == 1:
+            os.environ.pop(METRICS_FOLDER)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def serve(settings: ServerSettings, listening: socket.socket) -> None:
+    """Answer requests on ``listening`` until SIGTERM or SIGINT.
+
+    Raises:
+        CheckpointError: the processes end as soon as they start.
+    """
+    log_as_json()
+    with environment(settings):
+        if settings.workers > 1:
+            _supervise(settings, listening)
+        else:
+            _work(settings, listening)
+
+
+def _work(settings: ServerSettings, listening: socket.socket) -> None:
+    # uvicorn raises the signal again when it has stopped; by then there is nothing left to do.
+    for number in STOPPING:
+        signal.signal(number, lambda *_: None)
+    server = make_server(make_config(settings))
+    server.run(sockets=[listening])
+    if not server.started:
+        raise CheckpointError("the server cannot start; its log has the reason.")
+
+
+def _work_in_child(settings: ServerSettings, listening: socket.socket) -> None:
+    log_as_json()
+    try:
+        _work(settings, listening)
+    except NlpappError as error:
+        logger.error("cannot start", extra={"fields": {"error": str(error)}})
+        sys.exit(CANNOT_START)
+
+
+def _supervise(settings: ServerSettings, listening: socket.socket) -> None:
+    """Keep ``settings.workers`` processes running until a signal; then see them end."""
+    stop = threading.Event()
+    for number in STOPPING:
+        signal.signal(number, lambda *_: stop.set())
+    context = multiprocessing.get_context("spawn")
+
+    def start() -> Any:
+        process = context.Process(target=_work_in_child, args=(settings, listening))
+        process.start()
+        return process
+
+    processes = [start() for _ in range(settings.workers)]
+    early = 0
+    while not stop.wait(0.2) and early < settings.workers:
+        for index, process in enumerate(processes):
+            if process.exitcode is None:
+                continue
+            fields = {"pid": process.pid, "exitcode": process.exitcode}
+            logger.error("process died", extra={"fields": fields})
+            multiprocess.mark_process_dead(process.pid)
+            # Those that cannot start would fail again; those that were killed would not.
+            early += process.exitcode == CANNOT_START
+            processes[index] = start()
+    # The processes have the socket; a copy here would take connections that nobody answers.
+    listening.close()
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(settings.drain_seconds + settings.stop_seconds + 5)
+        if process.exitcode is None:
+            process.kill()
+    if early >= settings.workers:
+        raise CheckpointError("the server's processes cannot start; their log has the reason.")
+
+
+class BackgroundServer:
+    """A server in a thread of this process, for checks and tests."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        """Make a server of one process on a free port of the loopback interface."""
+        self.settings = dataclasses.replace(settings, workers=1)
+        self._listening = bind("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._server: DrainingServer | None = None
+        self._thread: threading.Thread | None = None
+        self._environment = environment(self.settings)
+
+    def __enter__(self) -> "BackgroundServer":
+        self._environment.__enter__()
+        self._server = make_server(make_config(self.settings))
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._listening]}, daemon=True
+        )
+        self._thread.start()
+        while self._thread.is_alive() and not self._server.started:
+            self._thread.join(0.02)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._server is not None and self._thread is not None
+        self._server.should_exit = True
+        self._thread.join()
+        self._environment.__exit__(None, None, None)

@@ -1,0 +1,211 @@
+import asyncio
+import threading
+
+import pytest
+
+from nlpapp.deployment.serve_batching import AbandonedError, Batcher, ExpiredError, OverloadedError
+
+
+class Doubling:
+    """Doubles numbers, remembers the batches, and can be held up."""
+
+    def __init__(self):
+        self.batches = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.entered = threading.Event()
+
+    def __call__(self, key, rows):
+        self.batches.append((key, list(rows)))
+        self.entered.set()
+        assert self.go_on.wait(10)
+        if "bad" in rows:
+            raise ValueError("bad row")
+        return [2 * row for row in rows]
+
+    def hold(self):
+        self.go_on.clear()
+        self.entered.clear()
+
+
+def run(scenario, **options):
+    """Run ``scenario(batcher, compute)`` beside a started batcher, and stop that."""
+    compute = Doubling()
+
+    async def whole():
+        batcher = Batcher(compute, **options)
+        batcher.start()
+        try:
+            return await scenario(batcher, compute)
+        finally:
+            compute.go_on.set()
+            await batcher.stop()
+
+    return asyncio.run(asyncio.wait_for(whole(), 20))
+
+
+async def hold_up(batcher, compute, row=0):
+    """Return the task of a row that is being computed until compute.go_on is set."""
+    compute.hold()
+    task = asyncio.create_task(batcher.submit([row]))
+    await asyncio.to_thread(compute.entered.wait, 10)
+    return task
+
+
+async def submit_all(batcher, requests, **options):
+    tasks = [asyncio.create_task(batcher.submit(rows, **options)) for rows in requests]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_what_comes_while_the_model_computes_is_computed_together():
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+        tasks = await submit_all(batcher, [[1, 2], [3], [4, 5]])
+        compute.go_on.set()
+        results = await asyncio.gather(first, *tasks)
+        assert results == [[0], [2, 4], [6], [8, 10]]
+        assert compute.batches == [(None, [0]), (None, [1, 2, 3, 4, 5])]
+
+    run(scenario)
+
+
+def test_batches_have_at_most_max_rows_and_keep_the_order():
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+        tasks = await submit_all(batcher, [[n] for n in range(1, 8)])
+        compute.go_on.set()
+        await asyncio.gather(first, *tasks)
+        assert [rows for _, rows in compute.batches] == [[0], [1, 2, 3], [4, 5, 6], [7]]
+
+    run(scenario, max_rows=3)
+
+
+def test_rows_of_different_keys_are_not_mixed():
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+        tasks = []
+        for key, row in [("a", 1), ("b", 2), ("a", 3), ("b", 4)]:
+            tasks += await submit_all(batcher, [[row]], key=key)
+        compute.go_on.set()
+        assert await asyncio.gather(*tasks) == [[2], [4], [6], [8]]
+        await first
+        assert compute.batches[1:] == [("a", [1, 3]), ("b", [2, 4])]
+
+    run(scenario)
+
+
+def test_a_full_queue_refuses_at_once_and_takes_again_when_it_is_empty():
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+        tasks = await submit_all(batcher, [[1, 2], [3]])
+        with pytest.raises(OverloadedError, match="3 rows wait already, at most 3 may") as caught:
+            await batcher.submit([4])
+        assert 1 <= caught.value.retry_after <= 60
+        assert not isinstance(caught.value, ExpiredError)
+        compute.go_on.set()
+        await asyncio.gather(first, *tasks)
+        assert batcher.queued_rows == 0
+        assert await batcher.submit([4]) == [8]
+
+    run(scenario, max_queue_rows=3)
+
+
+def test_rows_that_waited_too_long_are_not_computed():
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+        (late,) = await submit_all(batcher, [[1]])
+        await asyncio.sleep(0.05)
+        compute.go_on.set()
+        with pytest.raises(ExpiredError, match="waited for more than 0.01 s"):
+            await late
+        await first
+        assert [rows for _, rows in compute.batches] == [[0]]
+        assert batcher.queued_rows == 0
+
+    run(scenario, max_queue_seconds=0.01)
+
+
+def test_rows_that_nobody_waits_for_are_not_computed():
+    async def gone():
+        return True
+
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+        (left,) = await submit_all(batcher, [[1]], is_gone=gone)
+        cancelled, kept = await submit_all(batcher, [[2], [3]])
+        cancelled.cancel()
+        compute.go_on.set()
+        assert await kept == [6]
+        await first
+        assert [rows for _, rows in compute.batches] == [[0], [3]]
+        with pytest.raises(AbandonedError):
+            await left
+
+    run(scenario)
+
+
+def test_a_bad_request_does_not_spoil_the_others_of_its_batch():
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+        good, bad, other = await submit_all(batcher, [[1], ["bad"], [2]])
+        compute.go_on.set()
+        assert await good == [2]
+        assert await other == [4]
+        with pytest.raises(ValueError, match="bad row"):
+            await bad
+        await first
+        assert batcher.alive
+
+    run(scenario)
+
+
+def test_stopping_computes_what_waits_and_refuses_what_comes():
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+        tasks = await submit_all(batcher, [[1], [2]])
+        stopping = asyncio.create_task(batcher.stop())
+        await asyncio.sleep(0)
+        assert not batcher.alive
+        with pytest.raises(ExpiredError, match="stops"):
+            await batcher.submit([3])
+        compute.go_on.set()
+        assert await asyncio.gather(first, *tasks) == [[0], [2], [4]]
+        await stopping
+
+    run(scenario)
+
+
+def test_a_request_of_more_rows_than_the_queue_is_taken_when_nothing_waits():
+    async def scenario(batcher, compute):
+        assert await batcher.submit(list(range(9))) == [2 * n for n in range(9)]
+
+    run(scenario, max_rows=2, max_queue_rows=4)
+
+
+def test_batches_are_observed():
+    seen = []
+
+    async def scenario(batcher, compute):
+        await batcher.submit([1, 2, 3])
+        assert [rows for rows, seconds in seen] == [3]
+        assert seen[0][1] >= 0
+
+    run(scenario, observe=lambda *entry: seen.append(entry))
+
+
+def test_rows_that_would_expire_in_the_queue_are_refused_at_once():
+    async def scenario(batcher, compute):
+        compute.hold()
+        slow = asyncio.create_task(batcher.submit([0]))
+        await asyncio.sleep(0.2)
+        compute.go_on.set()
+        await slow  # at most 5 rows a second, as far as the batcher knows
+        first = await hold_up(batcher, compute)
+        tasks = await submit_all(batcher, [[1, 2, 3, 4]])
+        with pytest.raises(OverloadedError, match="the wait would be longer than 0.5 s"):
+            await batcher.submit([5])
+        compute.go_on.set()
+        await asyncio.gather(first, *tasks)
+
+    run(scenario, max_queue_seconds=0.5)
