@@ -168,6 +168,11 @@ def own_files(module):
     [
         ("nlpapp.deployment.runtime", sorted(HEAVY)),
         ("nlpapp.text.documents", ["torch"]),
+        ("nlpapp.text.sources", ["torch", "transformers", "datasets", "pyarrow"]),
+        # What a worker of make-data imports.
+        ("nlpapp.data.shard_tasks", [*sorted(HEAVY), "pandas"]),
+        ("nlpapp.data.corpus_text", [*sorted(HEAVY), "pandas"]),
+        ("nlpapp.recipes.make_data", ["torch"]),
         ("nlpapp.cli", ["torch", "transformers"]),
     ],
 )

@@ -37,9 +37,9 @@ class PretrainingCollator:
 
     The batch has ``input_ids``, ``attention_mask`` and ``token_type_ids`` (B, S),
     ``masked_positions`` (K,) as indices into the flattened B * S, ``masked_labels`` (K,), and
-    ``next_sentence_labels`` (B,) if the data has them; all int64. Static masks come from the
-    data. Dynamic ones are drawn here, by a generator of their own for each (epoch, instance):
-    whatever the batch, the masks are the same.
+    ``next_sentence_labels`` or ``sentence_order_labels`` (B,) if the data has them; all int64.
+    Static masks come from the data. Dynamic ones are drawn here, by a generator of their own for
+    each (epoch, instance): whatever the batch, the masks are the same.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class PretrainingCollator:
             max_predictions=options["max_predictions_per_seq"]
             or predictions_needed(options["max_seq_length"], options["masked_lm_prob"]),
             unit=options["masking_unit"],
+            max_ngram=options.get("max_ngram", 3),
         )
 
     def __call__(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
@@ -94,6 +95,9 @@ class PretrainingCollator:
         if self.data.has_next_sentence:
             labels = [example.next_sentence_label for example in examples]
             batch["next_sentence_labels"] = torch.tensor(labels, dtype=torch.int64)
+        if self.data.has_sentence_order:
+            labels = [example.sentence_order_label for example in examples]
+            batch["sentence_order_labels"] = torch.tensor(labels, dtype=torch.int64)
         return batch
 
     def _draw(
@@ -105,6 +109,7 @@ class PretrainingCollator:
             vocabulary=self.vocabulary,
             options=self.masking,
             rng=seeding.generator(self.seed, "masking", 0 if self.fixed_masks else epoch, index),
+            continues=example.word_continues,
         )
         return masked.positions, masked.labels, masked.ids
 

@@ -1,29 +1,22 @@
-"""Reads the folder that make-data wrote: examples by number, straight from numpy arrays.
+"""Reads the folder that make-data wrote: examples by number, straight from arrays on disk.
 
-All of it is held in memory, in the small integer types of the shards: two bytes a token for a
-vocabulary of up to 65,536 pieces.
+The first opening writes the shards out as flat arrays (`pretraining_cache`); they are mapped, not
+read, so that memory does not grow with the data, and processes of one machine share its pages.
 """
 
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from nlpapp.errors import DataError
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-UNFINISHED = "unfinished"
+from nlpapp.data.manifest import read_manifest
+from nlpapp.data.pretraining_cache import cache_folder, open_arrays
 
 
 @dataclass(frozen=True)
 class PretrainingExample:
-    """One instance: [CLS] A [SEP] B [SEP], or [CLS] A [SEP]."""
+    """One instance: [CLS] A [SEP] B [SEP], or [CLS] A [SEP]. Its arrays are read-only."""
 
     input_ids: np.ndarray
     """(S,), with masks in place if the data has static masks."""
@@ -35,6 +28,10 @@ class PretrainingExample:
     """(K,) what stood there."""
     next_sentence_label: int | None
     """0: B follows A, 1: B is random; None without next-sentence prediction."""
+    sentence_order_label: int | None = None
+    """0: A and B are in order, 1: swapped; None without sentence-order prediction."""
+    word_continues: np.ndarray | None = None
+    """(S,) bool: the token goes on with the word before it; None: the data does not say."""
 
 
 @dataclass(frozen=True)
@@ -51,41 +48,45 @@ class _Lists:
 class PretrainingData:
     """The instances of a pretraining data folder; make it with `PretrainingData.open`."""
 
-    def __init__(self, manifest: dict[str, Any], table: pa.Table) -> None:
-        """Take over the columns of ``table``."""
+    def __init__(self, manifest: dict[str, Any], cache: Path) -> None:
+        """Map the arrays in ``cache``."""
         self.manifest = manifest
-        self._ids = _lists(table, "input_ids")
-        self._types = _lists(table, "token_type_ids")
-        static = "masked_lm_positions" in table.column_names
-        self._positions = _lists(table, "masked_lm_positions") if static else None
-        self._labels = _lists(table, "masked_lm_ids") if static else None
-        self._next: np.ndarray | None = None
-        if "next_sentence_label" in table.column_names:
-            self._next = table.column("next_sentence_label").to_numpy()
-        self.lengths: np.ndarray = np.diff(self._ids.offsets)
+        self._cache = cache
+        arrays = open_arrays(cache)
+
+        def lists(name: str, offsets: str) -> _Lists | None:
+            return _Lists(arrays[name], arrays[offsets]) if name in arrays else None
+
+        self._ids = _Lists(arrays["input_ids"], arrays["token_offsets"])
+        self._types = _Lists(arrays["token_type_ids"], arrays["token_offsets"])
+        self._continues = lists("word_continues", "token_offsets")
+        self._positions = lists("masked_lm_positions", "prediction_offsets")
+        self._labels = lists("masked_lm_ids", "prediction_offsets")
+        self._next = arrays.get("next_sentence_label")
+        self._order = arrays.get("sentence_order_label")
+        self.lengths: np.ndarray = arrays["lengths"]
         """Tokens of each instance, int64."""
 
     @classmethod
-    def open(cls, folder: str | Path) -> "PretrainingData":
-        """Read a folder, and check every shard against its checksum.
+    def open(cls, folder: str | Path, *, verify: bool = True) -> "PretrainingData":
+        """Open a folder; the first time, read in and check its shards.
+
+        Args:
+            folder: what make-data wrote.
+            verify: check shards against their checksums before they are read in, and again if
+                their size or time of change is another than then.
 
         Raises:
-            DataError: there is no pretraining data, it is not finished, or a shard is damaged.
+            DataError: there is no pretraining data, it is not finished, a shard is missing or
+                damaged, or there is no room for the arrays.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
-        tables = []
-        for record in manifest["shards"]:
-            path = folder / record["file"]
-            problem = damage(path, record["sha256"])
-            if problem is not None:
-                raise DataError(
-                    f"Shard {path} is {problem}. Build it again with "
-                    f"`nlpapp make-data --config {folder / 'config.yaml'}`: the other shards "
-                    "are kept."
-                )
-            tables.append(pq.read_table(path))
-        return cls(manifest, pa.concat_tables(tables))
+        manifest = read_manifest(folder)
+        return cls(manifest, cache_folder(folder, manifest, verify=verify))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process maps the arrays itself: none of them is sent to it.
+        return type(self), (self.manifest, self._cache)
 
     def __len__(self) -> int:
         """Return the number of instances."""
@@ -101,6 +102,8 @@ class PretrainingData:
             masked_lm_positions=self._positions[index] if self._positions else None,
             masked_lm_ids=self._labels[index] if self._labels else None,
             next_sentence_label=None if self._next is None else int(self._next[index]),
+            sentence_order_label=None if self._order is None else int(self._order[index]),
+            word_continues=self._continues[index] if self._continues else None,
         )
 
     @property
@@ -113,54 +116,12 @@ class PretrainingData:
         """Tell whether the data has next-sentence labels."""
         return self._next is not None
 
+    @property
+    def has_sentence_order(self) -> bool:
+        """Tell whether the data has sentence-order labels."""
+        return self._order is not None
 
-def _lists(table: pa.Table, name: str) -> _Lists:
-    chunks: list[pa.ListArray] = [chunk for chunk in table.column(name).chunks if len(chunk)]
-    lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in chunks]
-    values = [chunk.flatten().to_numpy() for chunk in chunks]
-    return _Lists(
-        values=np.concatenate(values) if values else np.zeros(0, dtype=np.uint16),
-        offsets=np.concatenate([[0], *lengths]).cumsum(dtype=np.int64),
-    )
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        if (folder / UNFINISHED).is_dir():
-            raise DataError(
-                f"The pretraining data in {folder} is not finished. Go on with "
-                f"`nlpapp make-data --config {folder / 'config.yaml'}`."
-            )
-        raise DataError(
-            f"{folder} holds no pretraining data (no {MANIFEST}). `nlpapp make-data` writes "
-            "such folders."
-        )
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} is damaged ({error}). Remove the folder and run make-data again."
-        ) from None
-    if manifest.get("format") != FORMAT:
-        raise DataError(
-            f"{path} is of format {manifest.get('format')}; this version of nlpapp reads {FORMAT}. "
-            "Run make-data again."
-        )
-    return manifest
-
-
-def damage(path: Path, sha256: str) -> str | None:
-    """Return what is wrong with a file, or None if it is as it was written."""
-    if not path.is_file():
-        return "missing"
-    return None if file_sha256(path) == sha256 else "damaged (its checksum differs)"
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, in hex, reading a piece at a time."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    @property
+    def has_words(self) -> bool:
+        """Tell whether the data says which tokens go on with a word."""
+        return self._continues is not None

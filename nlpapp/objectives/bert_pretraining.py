@@ -1,7 +1,8 @@
 """The losses of BERT (Devlin et al. 2018, arXiv 1810.04805): masked LM and next sentence.
 
 loss = mean over masked positions of -log p(token) + mean over pairs of -log p(is next).
-The metrics have the names of the original run_pretraining.py.
+The metrics have the names of the original run_pretraining.py. In the place of next sentence there
+may be sentence order (ALBERT, Lan et al. 2019, arXiv 1909.11942): the same head, other labels.
 """
 
 from typing import Any
@@ -11,15 +12,19 @@ import torch.nn.functional as F
 
 from nlpapp.objectives.step import Batch, Counts, StepOutput
 
+PAIR_TASKS = ("next_sentence", "sentence_order")
+"""A batch has the labels of one of them, or of none."""
+
 
 class BertPretrainingObjective:
-    """Masked LM, plus next sentence where the batch has its labels."""
+    """Masked LM, plus next sentence or sentence order where the batch has labels for it."""
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the numbers of masked positions and of labelled pairs."""
         counts = {"masked_lm": float(batch["masked_labels"].numel())}
-        if "next_sentence_labels" in batch:
-            counts["next_sentence"] = float(batch["next_sentence_labels"].numel())
+        for task in PAIR_TASKS:
+            if f"{task}_labels" in batch:
+                counts[task] = float(batch[f"{task}_labels"].numel())
         return counts
 
     def __call__(self, model: Any, batch: Batch, counts: Counts, carry: Any = None) -> StepOutput:
@@ -28,18 +33,19 @@ class BertPretrainingObjective:
         ``batch`` is what `data.collate.PretrainingCollator` makes; ``model`` is a
         BertPretrainingModel or anything that takes its arguments and returns its logits.
         """
-        masked_lm_logits, next_sentence_logits = model(
+        masked_lm_logits, pair_logits = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             token_type_ids=batch["token_type_ids"],
             masked_positions=batch["masked_positions"],
         )
         sums = {"masked_lm": _sums(masked_lm_logits, batch["masked_labels"])}
-        if "next_sentence_labels" in batch:
-            sums["next_sentence"] = _sums(next_sentence_logits, batch["next_sentence_labels"])
-        # The zero keeps the next-sentence head in the graph where nothing trains it: processes that
+        for task in PAIR_TASKS:
+            if f"{task}_labels" in batch:
+                sums[task] = _sums(pair_logits, batch[f"{task}_labels"])
+        # The zero keeps the head of pairs in the graph where nothing trains it: processes that
         # exchange gradients wait for every parameter.
-        loss = 0.0 * next_sentence_logits.sum()
+        loss = 0.0 * pair_logits.sum()
         metrics: dict[str, tuple[Any, Any]] = {}
         for name, (loss_sum, correct, count) in sums.items():
             loss = loss + loss_sum / max(counts[name], 1.0)
@@ -49,7 +55,7 @@ class BertPretrainingObjective:
 
     def summary(self, means: dict[str, float]) -> dict[str, float]:
         """Add the total loss."""
-        total = means.get("masked_lm_loss", 0.0) + means.get("next_sentence_loss", 0.0)
+        total = sum(means.get(f"{task}_loss", 0.0) for task in ("masked_lm", *PAIR_TASKS))
         return {"loss": total, **means}
 
 

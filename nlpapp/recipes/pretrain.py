@@ -59,6 +59,8 @@ class Config:
     """Size of a model that starts from random weights."""
     batch_size: int = 64
     """Sequences in one optimizer step, over all processes and micro-batches."""
+    tokens_per_batch: int | None = None
+    """Padded tokens in one optimizer step at most; batch_size is then not used."""
     evaluation_batch_size: int = 64
     """Sequences in one evaluation batch."""
     group_by_length: bool = True
@@ -102,6 +104,7 @@ def run(config: Config) -> dict[str, float]:
             batch_size=config.batch_size,
             seed=config.seed,
             lengths=data.lengths if config.group_by_length else None,
+            tokens_per_batch=config.tokens_per_batch,
         ),
         training=config.training,
         seed=config.seed,

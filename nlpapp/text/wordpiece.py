@@ -16,12 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import (
-    AutoTokenizer,
-    BertTokenizer,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import BertTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nlpapp.errors import DataError, nearest
 
@@ -30,6 +25,9 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 LONGEST_WORD = 100
 """Characters; a longer word is [UNK] to every BERT tokenizer, so nothing is learnt from it."""
+
+MOST_WORDS = 5_000_000
+"""Distinct words that are counted at once; beyond it the rarest are forgotten."""
 
 log = logging.getLogger(__name__)
 
@@ -86,18 +84,49 @@ def train_wordpiece(
 
 
 def count_words(texts: Iterable[str], normalizer: normalizers.Normalizer) -> Counter[str]:
-    """Return how often each word occurs, words being what BERT's pre-tokenizer cuts out."""
+    """Return how often each word occurs, words being what BERT's pre-tokenizer cuts out.
+
+    Words of more than `LONGEST_WORD` characters are left out. Where there are more than
+    `MOST_WORDS` distinct words, those seen least are forgotten, so that memory does not grow with
+    the text; what is left counts a little too low.
+    """
     chunks: Counter[str] = Counter()
+    words: Counter[str] = Counter()
+    long: Counter[str] = Counter()
     for text in texts:
         chunks.update(normalizer.normalize_str(text).split())
+        if len(chunks) > MOST_WORDS:
+            _count_chunks(chunks, words, long)
+    _count_chunks(chunks, words, long)
+    if long:
+        log.warning(
+            "%d words of more than %d characters were left out, such as '%s...': they are [UNK].",
+            long.total(), LONGEST_WORD, next(iter(long))[:20],
+        )  # fmt: skip
+    return words
+
+
+def _count_chunks(chunks: Counter[str], words: Counter[str], long: Counter[str]) -> None:
+    """Move the counts of ``chunks``, cut at blanks, to those of words and of too long ones."""
     # Cutting at blanks first changes nothing, and leaves the slow part to distinct chunks only.
     cutter = pre_tokenizers.BertPreTokenizer()
-    words: Counter[str] = Counter()
     for chunk, count in chunks.items():
         for word, _ in cutter.pre_tokenize_str(chunk):
             if len(word) <= LONGEST_WORD:
                 words[word] += count
-    return words
+            else:
+                long[word[:LONGEST_WORD]] += count
+    chunks.clear()
+    least = 1
+    while len(words) > MOST_WORDS:
+        for word in [word for word, count in words.items() if count <= least]:
+            del words[word]
+        log.info("Words seen %d times or less were forgotten; %d are left.", least, len(words))
+        least += 1
+    while len(long) > 1000:  # Their number matters, the words do not.
+        kept, extra = long.most_common(1)[0][0], long.total()
+        long.clear()
+        long[kept] = extra
 
 
 def _alphabet(words: Counter[str], limit: int) -> list[str]:
@@ -168,7 +197,10 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     if (path / "config.yaml").is_file() and (path / "model").is_dir():
         path = path / "model"  # The output folder of train-tokenizer or pretrain.
     if not path.is_dir():
-        raise DataError(f"No tokenizer at '{path}'.{_nearest_sibling(path)}")
+        raise DataError(
+            f"No tokenizer at '{path}': expected a tokenizer folder or a vocab.txt on this machine."
+            f"{_nearest_sibling(path)}"
+        )
     if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
         if (path / "vocab.txt").is_file():
             return _load_vocabulary_file(path / "vocab.txt")
@@ -176,6 +208,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             f"Folder '{path}' holds no tokenizer: expected tokenizer.json or vocab.txt. "
             "`nlpapp train-tokenizer` makes one."
         )
+    from transformers import AutoTokenizer  # Loads torch, which a bare vocabulary does without.
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -279,14 +313,22 @@ def describe(
 
     Returns:
         ``tokens_per_word`` (fertility), ``unknown_rate`` (share of [UNK] among the tokens),
-        ``vocabulary_used`` (share of the vocabulary that occurs), ``words`` and ``tokens`` seen.
+        ``vocabulary_used`` (share of the vocabulary that occurs), ``words`` and ``tokens`` seen,
+        ``long_words`` (words of more than `LONGEST_WORD` characters, which are [UNK]).
     """
     counts: Counter[int] = Counter()
-    words = 0
+    words = long = 0
     for text in islice(texts, max_texts):
         encoding = tokenizer(text, add_special_tokens=False, verbose=False)
         counts.update(encoding["input_ids"])
         words += len({index for index in encoding.word_ids() if index is not None})
+        # A word that is [UNK] is one token, whose span is the whole word.
+        long += sum(
+            end - start > LONGEST_WORD and index == tokenizer.unk_token_id
+            for index, (start, end) in zip(
+                encoding["input_ids"], encoding.encodings[0].offsets, strict=True
+            )
+        )
     tokens = counts.total()
     return {
         "words": float(words),
@@ -294,4 +336,5 @@ def describe(
         "tokens_per_word": tokens / max(words, 1),
         "unknown_rate": counts[tokenizer.unk_token_id] / max(tokens, 1),
         "vocabulary_used": len(counts) / len(tokenizer),
+        "long_words": float(long),
     }

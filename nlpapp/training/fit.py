@@ -82,7 +82,13 @@ class TrainingConfig:
 
     def total_steps(self, steps: StepData) -> int:
         """Return the number of optimizer steps of the whole run over ``steps``."""
-        return self.max_steps or max(1, math.ceil(self.num_epochs * steps.num_steps(0)))
+        if self.max_steps is not None:
+            return self.max_steps
+        whole = int(self.num_epochs)  # Epochs of batches under a token budget are not all alike.
+        total = float(sum(steps.num_steps(epoch) for epoch in range(whole)))
+        if self.num_epochs > whole:
+            total += (self.num_epochs - whole) * steps.num_steps(whole)
+        return max(1, math.ceil(total))
 
 
 def set_seed(seed: int, *names: str | int) -> None:

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from tqdm.auto import tqdm
 
@@ -27,12 +26,19 @@ logger = logging.getLogger("nlpapp")
 
 UNBINDING_KEYS = {
     "output_dir",
+    "workers",
+    "executor",
+    "ray_address",
+    "preview",
     "training.resume",
     "training.num_workers",
     "training.log_every",
     "training.keep_checkpoints",
 }
 """Options that may differ between a run and its continuation: they change no number of the run."""
+
+FIRST_FILES = {"config.yaml", "environment.json", "train.log"}
+"""What a run writes before it does anything."""
 
 PACKAGES = (
     *("torch", "transformers", "datasets", "tokenizers", "accelerate", "evaluate"),
@@ -154,8 +160,8 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _check_same_run(path: Path, settings: dict[str, Any]) -> None:
     if path.exists() and not path.is_dir():
         raise ConfigError(f"output_dir {path} is a file; give a folder")
-    if not path.is_dir() or not any(path.iterdir()):
-        return
+    if not path.is_dir() or {file.name for file in path.iterdir()} <= FIRST_FILES:
+        return  # Empty, or of a run that failed before it made anything.
     recorded = path / "config.yaml"
     if not recorded.is_file():
         raise ConfigError(
@@ -185,7 +191,11 @@ def environment(command: str, seed: int) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    cuda = torch.cuda.is_available()
+    # A command that has not loaded torch by now computes without it.
+    torch = sys.modules.get("torch")
+    device = platform.machine() + " CPU"
+    if torch is not None and torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
     return {
         "command": command,
         "arguments": sys.argv[1:],
@@ -193,9 +203,9 @@ def environment(command: str, seed: int) -> dict[str, Any]:
         "versions": versions,
         "git_commit": _git_commit(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if cuda else platform.machine() + " CPU",
+        "device": device,
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if torch is not None else None,
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

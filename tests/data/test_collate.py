@@ -3,20 +3,15 @@ import pytest
 import torch
 
 from nlpapp.data.collate import PretrainingCollator, attention_mask, pad_rows
-from nlpapp.data.pretraining_shards import (
-    PretrainingData,
-    PretrainingOptions,
-    write_pretraining_data,
-)
+from nlpapp.data.pretraining_data import PretrainingData
+from nlpapp.data.pretraining_instances import PretrainingOptions
 from nlpapp.text.wordpiece import load_tokenizer
-from tests.conftest import REPOSITORY
-
-CORPUS = REPOSITORY / "data" / "sample" / "corpus.txt"
+from tests.data.sample_data import SAMPLE, make_data
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return load_tokenizer(REPOSITORY / "data" / "sample" / "tokenizer")
+    return load_tokenizer(SAMPLE / "tokenizer")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +19,7 @@ def make(tokenizer, tmp_path_factory):
     def make(**options):
         folder = tmp_path_factory.mktemp("data")
         options = PretrainingOptions(**({"max_seq_length": 48, "dupe_factor": 1} | options))
-        write_pretraining_data(folder, inputs=[str(CORPUS)], tokenizer=tokenizer, options=options)
+        make_data(folder, tokenizer, options=options)
         return PretrainingData.open(folder)
 
     return make
@@ -93,6 +88,14 @@ def test_without_next_sentence_there_are_no_labels(make, tokenizer):
         "masked_positions",
         "token_type_ids",
     ]
+
+
+def test_sentence_order_has_its_own_labels(make, tokenizer):
+    data = make(objective="sop")
+    batch = PretrainingCollator(data, tokenizer, seed=0)(np.arange(40), 0)
+    labels = [data[index].sentence_order_label for index in range(40)]
+    assert batch["sentence_order_labels"].tolist() == labels and set(labels) == {0, 1}
+    assert "next_sentence_labels" not in batch
 
 
 def test_whole_words_are_masked_in_dynamic_data_too(make, tokenizer):

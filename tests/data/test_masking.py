@@ -1,5 +1,10 @@
+import dataclasses
+import math
+from collections import Counter
+
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from nlpapp.data.masking import (
     MaskingOptions,
@@ -16,6 +21,7 @@ VOCABULARY = MaskingVocabulary(
     mask_id=MASK,
     maskable=np.array([False] * 5 + [True] * 95),
     continues=np.array([False] * 50 + [True] * 50),
+    alone=np.zeros(100, dtype=bool),
 )
 
 
@@ -55,7 +61,10 @@ def test_chosen_tokens_stay_at_mask_and_random_rate_zero():
 
 def test_random_tokens_are_never_special_or_unused():
     only = MaskingVocabulary(
-        mask_id=MASK, maskable=np.isin(np.arange(100), [7, 9]), continues=np.zeros(100, dtype=bool)
+        mask_id=MASK,
+        maskable=np.isin(np.arange(100), [7, 9]),
+        continues=np.zeros(100, dtype=bool),
+        alone=np.zeros(100, dtype=bool),
     )
     ids = np.array([CLS, *[7] * 200, SEP])
     options = MaskingOptions(
@@ -76,7 +85,7 @@ def test_the_number_of_predictions_is_exact(most, probability):
     assert result.counts.tolist() == expected
 
 
-@pytest.mark.parametrize("unit", ["token", "whole_word"])
+@pytest.mark.parametrize("unit", ["token", "whole_word", "ngram"])
 def test_the_shares_are_80_10_10(unit):
     # transformers' whole-word collator masks all of them and loses the 10 + 10.
     result, ids, _ = masked(random_rows(1500), unit=unit)
@@ -84,6 +93,8 @@ def test_the_shares_are_80_10_10(unit):
     same = (at == result.labels).mean()
     assert (at == MASK).mean() == pytest.approx(0.8, abs=0.015)
     assert same == pytest.approx(0.1 + 0.1 / 95, abs=0.015)
+    assert result.masked == (at == MASK).sum()
+    assert result.replaced + result.masked + same * len(at) == pytest.approx(len(at), abs=30)
     untouched = np.ones(len(ids), dtype=bool)
     untouched[result.positions] = False
     assert (result.ids[untouched] == ids[untouched]).all()
@@ -104,8 +115,9 @@ def words_of(row):
     return words
 
 
-def test_whole_words_are_chosen_whole_and_within_the_budget():
-    result, ids, offsets = masked(random_rows(), unit="whole_word", masked_lm_prob=0.3)
+@pytest.mark.parametrize("unit", ["whole_word", "ngram"])
+def test_whole_words_are_chosen_whole_and_within_the_budget(unit):
+    result, ids, offsets = masked(random_rows(), unit=unit, masked_lm_prob=0.3)
     chosen = set(result.positions.tolist())
     for row, (start, end) in enumerate(zip(offsets, offsets[1:], strict=False)):
         words = [[start + p for p in word] for word in words_of(ids[start:end].tolist())]
@@ -124,14 +136,61 @@ def test_pieces_of_a_word_go_together_across_nothing_special():
     assert result.positions.tolist() in ([1, 2, 3], [4, 5])
 
 
-def test_every_token_is_chosen_equally_often():
-    row = list(range(5, 25))
-    counts = np.zeros(22)
-    for seed in range(2000):
-        result, _, _ = masked([row], seed=seed, masked_lm_prob=0.25)
-        counts[result.positions] += 1
-    assert counts[1:-1].min() > 0.8 * counts[1:-1].mean()
-    assert counts[1:-1].max() < 1.2 * counts[1:-1].mean()
+@pytest.mark.parametrize("probability", [0.1, 0.25, 0.5])  # Of more than a half, the rest is drawn.
+def test_every_set_of_tokens_is_chosen_equally_often(probability):
+    tokens = [5, 6, 7, 8, 9, 10]
+    result, _, _ = masked([tokens] * 40_000, seed=1, masked_lm_prob=probability)
+    number = max(1, round(8 * probability))
+    places = (result.positions % 8).reshape(-1, number)
+    assert (np.diff(places, axis=1) > 0).all()
+    _, counts = np.unique(places, axis=0, return_counts=True)
+    sets = math.comb(6, number)
+    assert len(counts) == sets
+    # chi-squared with a fixed seed: far from the tail.
+    assert chisquare(counts).pvalue > 0.01
+
+
+def test_ngrams_are_runs_of_whole_words_of_the_lengths_asked_for():
+    row = list(range(5, 45))  # Forty words of one piece each.
+    result, ids, offsets = masked(
+        [row] * 4000, unit="ngram", max_ngram=3, masked_lm_prob=0.1, max_predictions=4
+    )
+    assert (result.counts == 4).all()  # The budget is exact.
+    lengths = Counter()
+    for start in offsets[:-1]:
+        inside = result.positions[(result.positions >= start) & (result.positions < start + 42)]
+        runs = np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1)
+        lengths.update(map(len, runs))
+    # Weights 1, 1/2, 1/3; what is left of a budget of four is filled with shorter ones, and runs
+    # may touch, so only the order and the presence of each is exact.
+    assert lengths[1] > lengths[2] > lengths[3] > 0.05 * sum(lengths.values())
+
+
+def test_punctuation_is_a_word_of_its_own():
+    # Pieces 50 and up go on with a word; 60 is punctuation all the same.
+    alone = np.arange(100) == 60
+    vocabulary = dataclasses.replace(VOCABULARY, alone=alone)
+    ids, offsets = np.array([CLS, 10, 70, 60, 71, SEP]), np.array([0, 6])
+    options = MaskingOptions(
+        masked_lm_prob=0.34, max_predictions=2, unit="whole_word", mask_rate=1.0
+    )
+    found = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        result = mask_tokens(ids, offsets, vocabulary=vocabulary, options=options, rng=rng)
+        found.add(tuple(result.positions.tolist()))
+    assert found == {(1, 2), (3, 4)}
+
+
+def test_words_may_be_marked_in_the_data():
+    marks = np.array([False, False, True, True, False, False])
+    ids, offsets = np.array([CLS, 10, 11, 12, 13, SEP]), np.array([0, 6])
+    options = MaskingOptions(masked_lm_prob=0.5, max_predictions=3, unit="whole_word")
+    rng = np.random.default_rng(0)
+    result = mask_tokens(
+        ids, offsets, vocabulary=VOCABULARY, options=options, rng=rng, continues=marks
+    )
+    assert result.positions.tolist() in ([1, 2, 3], [4])
 
 
 def test_a_batch_without_examples_or_without_anything_to_mask():
@@ -152,15 +211,18 @@ def test_the_vocabulary_of_a_tokenizer(tiny_tokenizer_folder):
 
 
 def test_unused_pieces_are_not_drawn(tmp_path):
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "a", "##a"]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused1]", "a", "##a", "<S>", "<T>"]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     vocabulary = MaskingVocabulary.of(load_tokenizer(tmp_path / "vocab.txt"))
     assert np.flatnonzero(vocabulary.maskable).tolist() == [6, 7]
 
 
-def test_whole_words_need_wordpiece():
+def test_whole_words_need_a_vocabulary_that_tells_them():
     plain = MaskingVocabulary(
-        mask_id=0, maskable=np.ones(3, dtype=bool), continues=np.zeros(3, dtype=bool)
+        mask_id=0,
+        maskable=np.ones(3, dtype=bool),
+        continues=np.zeros(3, dtype=bool),
+        alone=np.zeros(3, dtype=bool),
     )
     check_unit("token", plain)
     with pytest.raises(ConfigError, match="masking_unit: token"):

@@ -1,67 +1,85 @@
+import copy
 import json
+import subprocess
+import sys
 
+import datasets
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
-from nlpapp.data.pretraining_data import PretrainingData, damage, file_sha256
-from nlpapp.data.pretraining_shards import PretrainingOptions, write_pretraining_data
+from nlpapp.data.pretraining_data import PretrainingData
 from nlpapp.errors import DataError
-from nlpapp.text.wordpiece import load_tokenizer
 from tests.conftest import REPOSITORY
+from tests.data.tiny_shards import NSP, PLAIN, SOP, as_table, random_rows, write_folder
+
+ROWS = {"nsp": random_rows(50), "sop": random_rows(50, SOP), "none": random_rows(50, PLAIN)}
+COLUMNS = {"nsp": NSP, "sop": SOP, "none": PLAIN}
 
 
-def make(folder, **options):
-    write_pretraining_data(
-        folder,
-        inputs=[str(REPOSITORY / "data" / "sample" / "corpus.txt")],
-        tokenizer=load_tokenizer(REPOSITORY / "data" / "sample" / "tokenizer"),
-        options=PretrainingOptions(**({"max_seq_length": 64, "dupe_factor": 1} | options)),
-        block_bytes=30_000,
-    )
-    return folder
+def make(folder, objective="nsp", **writing):
+    table = as_table(ROWS[objective], COLUMNS[objective])
+    return write_folder(folder, [table[:20], table[20:21], table[21:]], **writing)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("data") / "static")
+@pytest.fixture(scope="module", params=["nsp", "sop", "none"])
+def opened(request, tmp_path_factory):
+    folder = make(tmp_path_factory.mktemp("data") / request.param, request.param)
+    return request.param, PretrainingData.open(folder)
 
 
-def test_examples_are_the_rows_of_the_shards(folder):
-    data = PretrainingData.open(folder)
-    rows = [r for path in sorted(folder.glob("*.parquet")) for r in pq.read_table(path).to_pylist()]
-    assert len(data) == len(rows) and data.has_static_masks and data.has_next_sentence
-    assert data.lengths.tolist() == [len(row["input_ids"]) for row in rows]
-    for index in (0, 1, len(rows) // 2, len(rows) - 1):
-        example, row = data[index], rows[index]
-        assert example.masked_lm_positions is not None and example.masked_lm_ids is not None
-        assert example.input_ids.tolist() == row["input_ids"]
-        assert example.token_type_ids.tolist() == row["token_type_ids"]
-        assert example.masked_lm_positions.tolist() == row["masked_lm_positions"]
-        assert example.masked_lm_ids.tolist() == row["masked_lm_ids"]
-        assert example.next_sentence_label == row["next_sentence_label"]
+def as_row(example):
+    """An example as the row that it came from; what is None is left out."""
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in vars(example).items()
+        if value is not None
+    }
 
 
-def test_absent_columns_are_none(tmp_path):
-    data = PretrainingData.open(make(tmp_path / "x", objective="none", masking="dynamic"))
-    example = data[0]
-    assert example.masked_lm_positions is None and example.masked_lm_ids is None
-    assert example.next_sentence_label is None
-    assert not data.has_static_masks and not data.has_next_sentence
+def test_examples_are_the_rows_of_the_shards(opened):
+    objective, data = opened
+    assert [as_row(data[index]) for index in range(len(data))] == ROWS[objective]
+    assert data.lengths.tolist() == [len(row["input_ids"]) for row in ROWS[objective]]
+    assert data.lengths.dtype == np.int64
 
 
-def test_ids_keep_their_small_type(folder):
-    assert PretrainingData.open(folder)[0].input_ids.dtype == np.uint16
+def test_what_the_data_has(opened):
+    objective, data = opened
+    assert data.has_static_masks == data.has_next_sentence == (objective == "nsp")
+    assert data.has_sentence_order == data.has_words == (objective == "sop")
 
 
-def test_numbers_out_of_range(folder):
-    data = PretrainingData.open(folder)
+def test_arrays_keep_their_small_types_and_are_slices_of_the_file(opened):
+    _, data = opened
+    example = data[30]
+    assert example.input_ids.dtype == np.uint16 and example.token_type_ids.dtype == np.uint8
+    assert type(example.input_ids) is np.ndarray and not example.input_ids.flags.writeable
+    if example.word_continues is not None:
+        assert example.word_continues.dtype == bool
+
+
+def test_numbers_out_of_range(opened):
+    _, data = opened
     for index in (-1, len(data)):
         with pytest.raises(IndexError):
             data[index]
 
 
-def test_folders_without_sound_data(folder, tmp_path):
+def test_another_process_gets_the_place_and_not_the_arrays(opened):
+    _, data = opened
+    _, sent = data.__reduce__()
+    assert sent == (data.manifest, data._cache)
+    # A copy is made in the way in which objects travel to other processes.
+    again = copy.copy(data)
+    assert as_row(again[7]) == as_row(data[7]) and again.manifest == data.manifest
+
+
+def test_data_without_shards_is_empty(tmp_path):
+    data = PretrainingData.open(write_folder(tmp_path, []))
+    assert len(data) == 0 and data.lengths.tolist() == [] and not data.has_static_masks
+
+
+def test_folders_without_sound_data(tmp_path):
     with pytest.raises(DataError, match="no manifest.json"):
         PretrainingData.open(tmp_path)
     (tmp_path / "manifest.json").write_text("{", encoding="utf-8")
@@ -78,11 +96,62 @@ def test_a_damaged_shard_is_named_with_the_way_out(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataError, match=rf"{path.name} is damaged.*nlpapp make-data --config"):
         PretrainingData.open(made)
+    assert len(PretrainingData.open(make(tmp_path / "x"), verify=False)) == 50
 
 
-def test_damage(tmp_path):
-    path = tmp_path / "x"
-    assert damage(path, "") == "missing"
-    path.write_bytes(b"abc")
-    assert damage(path, file_sha256(path)) is None
-    assert file_sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+def test_datasets_loads_the_shards(tmp_path):
+    encoding = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ("input_ids",)}
+    folder = make(tmp_path / "x", use_dictionary=False, column_encoding=encoding)
+    loaded = datasets.load_dataset(
+        "parquet",
+        data_files=str(folder / "shard-*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "loaded"),
+    )
+    assert list(loaded) == ROWS["nsp"]
+    assert [as_row(PretrainingData.open(folder)[index]) for index in range(50)] == ROWS["nsp"]
+
+
+PROGRAM = """
+import re, sys
+from pathlib import Path
+from nlpapp.data.pretraining_data import PretrainingData
+
+def own_megabytes():
+    found = re.search(r"RssAnon:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) / 1000
+
+before = own_megabytes()
+data = PretrainingData.open(sys.argv[1])
+total = sum(int(data[index].input_ids.sum()) for index in range(len(data)))
+print(total, own_megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    """Reading every example of 60 MB takes a few MB that are not pages of the files."""
+    import pyarrow as pa
+
+    count, length = 40_000, 500
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * length)
+    ids = np.random.default_rng(0).integers(0, 60_000, count * length).astype(np.uint16)
+    types = np.zeros(len(ids), dtype=np.uint8)
+    table = pa.table(
+        {
+            "input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids)),
+            "token_type_ids": pa.ListArray.from_arrays(offsets, pa.array(types)),
+        }
+    )
+    folder = write_folder(tmp_path / "x", [table], use_dictionary=False, row_group_size=2000)
+    PretrainingData.open(folder)
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=True,
+    )
+    total, megabytes = result.stdout.split()
+    assert int(total) == int(ids.sum(dtype=np.int64))
+    assert float(megabytes) < 10

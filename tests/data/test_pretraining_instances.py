@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from nlpapp.data.pretraining_instances import (
+    Layout,
     PretrainingOptions,
     SpecialIds,
     build_table,
-    join_segments,
     ranges,
 )
-from nlpapp.data.token_blocks import plain_encoder, tokenize_block
+from nlpapp.data.token_blocks import BlockText, tokenize_block
 from nlpapp.errors import ConfigError
-from nlpapp.text.documents import Document
+from nlpapp.text.word_encoding import LineEncoder, plain_encoder
 from nlpapp.text.wordpiece import load_tokenizer
 
 SENTENCES = ("the cat sat on the mat.", "a dog ran over the hill.", "the bird flew on under it.")
@@ -23,16 +23,15 @@ def tokenizer(tiny_tokenizer_folder):
     return load_tokenizer(tiny_tokenizer_folder)
 
 
-def table_of(tokenizer, number=20, **options):
+def table_of(tokenizer, number=20, texts=(), **options):
     options = PretrainingOptions(**({"max_seq_length": 24, "dupe_factor": 2} | options))
-    documents = [
-        Document(tuple(f"{s} {chr(97 + n)}" for s in SENTENCES * 2), "x", 1) for n in range(number)
-    ]
+    documents = ["\n".join(f"{s} {chr(97 + n)}" for s in SENTENCES * 2) for n in range(number)]
+    text = "".join(f"{document}\n\n" for document in [*documents, *texts])
+    encoder = LineEncoder(plain_encoder(tokenizer))
     block = tokenize_block(
-        documents, plain_encoder(tokenizer), first_document=0, longest=options.longest_sentence
+        [BlockText(text=text.encode())], encoder, number=0, longest=options.longest_sentence
     )
-    special = SpecialIds.of(tokenizer, options)
-    return *build_table(block, options, special, index=0), block
+    return *build_table(block, options, SpecialIds.of(tokenizer, options)), block
 
 
 def test_ranges():
@@ -43,12 +42,15 @@ def test_ranges():
 def test_segments_are_joined_with_special_tokens(tokenizer):
     special = SpecialIds.of(tokenizer, PretrainingOptions())
     spans = np.array([[0, 2, 5, 6], [3, 4, 0, 2]])
-    ids, types, offsets = join_segments(np.arange(10, 20), spans, special, pairs=True)
+    layout = Layout(spans, pairs=True)
+    ids, types = layout.ids(np.arange(10, 20), special), layout.token_types()
     assert ids.tolist() == [2, 10, 11, 3, 15, 3, 2, 13, 3, 10, 11, 3]
     assert types.tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1]
-    assert offsets.tolist() == [0, 6, 12]
-    spans = np.array([[0, 2, 2, 2]])
-    ids, types, _ = join_segments(np.arange(10, 20), spans, special, pairs=False)
+    assert layout.offsets.tolist() == [0, 6, 12]
+    marks = layout.continues(np.array([True] * 10))  # But nothing goes on with a special token.
+    assert marks.tolist() == [False] * 2 + [True] + [False] * 7 + [True, False]
+    layout = Layout(np.array([[0, 2, 2, 2]]), pairs=False)
+    ids, types = layout.ids(np.arange(10, 20), special), layout.token_types()
     assert ids.tolist() == [2, 10, 11, 3] and types.tolist() == [0, 0, 0, 0]
 
 
@@ -106,6 +108,15 @@ def test_tokens_cut_off_are_counted(tokenizer):
     assert counts["truncated_tokens"] > 0
 
 
+@pytest.mark.parametrize("objective", ["nsp", "sop"])
+def test_of_a_sentence_that_is_cut_up_hardly_anything_is_cut_off(tokenizer, objective):
+    texts = ["the cat " * 2000, "the dog " * 2001]
+    _, counts, _ = table_of(
+        tokenizer, 0, texts, objective=objective, max_seq_length=128, short_seq_prob=0.0
+    )
+    assert counts["truncated_tokens"] < 0.02 * counts["instance_tokens"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -116,7 +127,8 @@ def test_tokens_cut_off_are_counted(tokenizer):
         {"short_seq_prob": 2.0},
         {"dupe_factor": 0},
         {"max_predictions_per_seq": 0},
-        {"objective": "sop"},
+        {"objective": "mlm"},
+        {"max_ngram": 0},
         {"masking": "sometimes"},
         {"masking_unit": "span"},
     ],
@@ -125,6 +137,41 @@ def test_bad_options_are_named(options):
     (name,) = options
     with pytest.raises(ConfigError, match=name):
         PretrainingOptions(**options)
+
+
+def test_a_segmenter_needs_words_to_mask():
+    with pytest.raises(ConfigError, match="segmenter: max_match tells words"):
+        PretrainingOptions(segmenter="max_match")
+
+
+def test_sentence_order_has_its_own_column(tokenizer):
+    table, counts, _ = table_of(tokenizer, objective="sop", masking="dynamic")
+    assert table.column_names == ["input_ids", "token_type_ids", "sentence_order_label"]
+    swapped = table.column("sentence_order_label").to_numpy()
+    assert counts["swapped_order"] == swapped.sum() and 0 < swapped.mean() < 1
+    assert counts["random_next"] == 0
+
+
+def test_documents_without_tokens_are_counted_once(tokenizer):
+    _, counts, _ = table_of(tokenizer, texts=["\u200b", "a", "the cat"], dupe_factor=3)
+    # A document of one token gives no pair either.
+    assert counts["dropped_documents_without_tokens"] == 2 and counts["documents"] == -2
+    assert counts["dropped_sentences_without_tokens"] == 1 and counts["sentences"] == 6 * 20 + 1
+    assert counts["dropped_sentences_without_pair"] == counts["dropped_tokens"] == 1
+    _, counts, _ = table_of(tokenizer, texts=["\u200b", "a"], objective="none")
+    assert counts["dropped_documents_without_tokens"] == 1
+
+
+def test_words_are_counted(tokenizer):
+    _, counts, block = table_of(tokenizer, number=1)
+    pieces = tokenizer.convert_ids_to_tokens(block.ids.tolist())
+    assert counts["words"] == sum(not piece.startswith("##") for piece in pieces) < len(pieces)
+
+
+def test_a_tokenizer_without_special_tokens_is_told_what_it_lacks(tokenizer):
+    tokenizer.cls_token = None
+    with pytest.raises(ConfigError, match="no cls_token, .* add_special_tokens"):
+        SpecialIds.of(tokenizer, PretrainingOptions())
 
 
 def test_sequences_longer_than_the_tokenizer_allows(tokenizer):

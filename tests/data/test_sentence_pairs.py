@@ -4,22 +4,26 @@ import pytest
 from nlpapp.data.sentence_pairs import (
     NEXT,
     RANDOM,
-    RandomSegments,
+    SWAPPED,
     full_sentences,
     next_sentence_pairs,
+    sentence_order_pairs,
     truncate_pairs,
 )
 from nlpapp.data.token_blocks import TokenBlock
 
 
-def block_of(documents, first_document=0):
+def block_of(documents, *, number=0, identities=None, guests=0):
     """A block of documents given as lists of sentences, a sentence as a list of ids."""
     sentences = [sentence for document in documents for sentence in document]
     return TokenBlock(
         ids=np.array([token for sentence in sentences for token in sentence], dtype=np.uint16),
         sentence_offsets=np.cumsum([0, *map(len, sentences)]),
         document_offsets=np.cumsum([0, *map(len, documents)]),
-        first_document=first_document,
+        identities=identities or [str(document) for document in documents],
+        whole=np.ones(len(documents), dtype=bool),
+        number=number,
+        num_own=len(documents) - guests,
     )
 
 
@@ -68,6 +72,27 @@ def test_the_share_is_within_one_percent_of_a_real_size():
     block = block_of(corpus(300, 12, longest=18))
     labels = [label for repeat in range(5) for label in pairs(block, repeat=repeat).labels]
     assert np.mean(labels) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("shape", [(100, 1), (150, 2), (100, 6), (100, 20)])
+def test_the_share_is_within_one_percent_from_a_hundred_documents_on(shape):
+    # In a single pass, whatever the seed: chance alone would be 3 % off for 300 pairs.
+    block = block_of(corpus(*shape, longest=20))
+    shares = np.array([np.mean(pairs(block, seed=seed).labels) for seed in range(40)])
+    assert np.abs(shares - 0.5).max() < 0.015 and np.mean(np.abs(shares - 0.5) < 0.01) > 0.9
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.002)
+
+
+def test_short_pairs_are_random_as_often_as_long_ones():
+    # What a random pair gives back is short, and must not make up for it by being a true pair.
+    block = block_of(corpus(150, 3))
+    lengths, labels = [], []
+    for seed in range(40):
+        found = pairs(block, seed=seed, short_seq_prob=0.0)
+        lengths += [b - a + d - c for a, b, c, d in found.spans]
+        labels += found.labels
+    is_short = np.array(lengths) < np.median(lengths)
+    assert np.mean(np.array(labels)[is_short]) == pytest.approx(0.5, abs=0.03)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -127,7 +152,7 @@ def test_a_random_segment_never_begins_with_the_true_next_sentence():
 def test_only_copies_give_no_random_pairs():
     (one,) = corpus(1, 10)
     found = pairs(block_of([one, one]))
-    assert set(found.labels) == {NEXT} and found.counts["no_other_text_for_random"] > 0
+    assert set(found.labels) == {NEXT} and found.without_random > 0
 
 
 def test_a_single_sentence_is_cut_in_two():
@@ -140,9 +165,33 @@ def test_a_single_sentence_is_cut_in_two():
             assert first[1] < 10 and first[2:] == (first[1], 10)
 
 
-def test_a_document_of_one_token_is_dropped_and_counted():
+def test_a_document_of_one_token_gives_no_pair():
     found = pairs(block_of([[[1]], [[2, 3]], [[4, 5, 6]]]))
-    assert found.counts == {"documents_of_fewer_than_2_tokens": 1}
+    assert found.spans and all(span[0] > 0 for span in found.spans)
+
+
+def test_slices_of_one_document_are_no_other_document():
+    slices = corpus(4, 10)
+    block = block_of(slices, identities=["novel", "novel", "novel", "other"])
+    own = int(block.sentence_offsets[block.document_offsets[3]])
+    labels = []
+    for seed in range(5):
+        found = pairs(block, seed=seed)
+        labels += found.labels
+        for (start_a, _, start_b, _), label in zip(found.spans, found.labels, strict=True):
+            if label == RANDOM:
+                assert (start_a < own) != (start_b < own)
+    assert np.mean(labels) == pytest.approx(0.5, abs=0.05)
+
+
+def test_guests_are_drawn_from_and_give_no_pairs():
+    block = block_of(corpus(3, 20), identities=["novel", "novel", "guest"], guests=1)
+    own = len(block.own_tokens)
+    found = pairs(block)
+    assert all(span[0] < own for span in found.spans)
+    drawn = [s for s, label in zip(found.spans, found.labels, strict=True) if label == RANDOM]
+    assert drawn and all(span[2] >= own for span in drawn)
+    assert found.without_random == 0
 
 
 def test_a_token_left_over_at_the_end_is_not_lost():
@@ -175,6 +224,8 @@ def test_pairs_depend_on_seed_and_pass_and_nothing_else():
     assert pairs(block, seed=1).spans == pairs(block, seed=1).spans
     assert pairs(block, seed=1).spans != pairs(block, seed=2).spans
     assert pairs(block, repeat=0).spans != pairs(block, repeat=1).spans
+    other = block_of(corpus(20, 10), number=1)
+    assert pairs(block).spans != pairs(other).spans
 
 
 def test_short_targets_give_shorter_pairs():
@@ -229,7 +280,21 @@ def test_truncation_cuts_front_and_back_alike():
     assert truncate_pairs(spans, 200, np.random.default_rng(0)).tolist() == spans.tolist()
 
 
-def test_random_segments_knows_copies():
-    one, two = corpus(2, 3)
-    others = RandomSegments(block_of([one, two, one, []]))
-    assert others.group[0] == others.group[2] != others.group[1] and others.distinct == 2
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sentence_order_swaps_half_of_the_pairs_and_uses_every_token_once(shape):
+    block = block_of(corpus(*shape, longest=14))
+    labels = []
+    for repeat in range(20):
+        found = sentence_order_pairs(
+            block, seed=0, repeat=repeat, max_tokens=60, short_seq_prob=0.1
+        )
+        labels += found.labels
+        used = np.zeros(len(block.ids), dtype=int)
+        for (start_a, end_a, start_b, end_b), label in zip(found.spans, found.labels, strict=True):
+            assert start_a < end_a and start_b < end_b
+            assert start_a == end_b if label == SWAPPED else end_a == start_b
+            assert document_of(block, start_a) == document_of(block, start_b)
+            used[start_a:end_a] += 1
+            used[start_b:end_b] += 1
+        assert (used == 1).all()
+    assert np.mean(labels) == pytest.approx(0.5, abs=0.02)

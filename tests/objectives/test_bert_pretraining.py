@@ -82,3 +82,17 @@ def test_without_pairs_the_next_sentence_head_gets_zero_gradients(model):
     assert set(output.metrics) == {"masked_lm_loss", "masked_lm_accuracy"}
     gradient = model.bert.cls.seq_relationship.weight.grad
     assert gradient is not None and not gradient.any()
+
+
+def test_sentence_order_is_the_same_loss_under_its_own_name(model):
+    batch, objective = make_batch(4, [1, 3, 0, 2]), BertPretrainingObjective()
+    other = {name: value for name, value in batch.items() if name != "next_sentence_labels"}
+    other["sentence_order_labels"] = batch["next_sentence_labels"]
+    ours = objective(model, batch, objective.counts(batch))
+    ordered = objective(model, other, objective.counts(other))
+    torch.testing.assert_close(ours.loss, ordered.loss, rtol=0, atol=0)
+    assert "next_sentence_loss" not in ordered.metrics
+    assert ordered.metrics["sentence_order_loss"] == ours.metrics["next_sentence_loss"]
+    means = {name: float(total) / float(count) for name, (total, count) in ordered.metrics.items()}
+    total = means["masked_lm_loss"] + means["sentence_order_loss"]
+    assert objective.summary(means)["loss"] == pytest.approx(total)

@@ -173,3 +173,19 @@ def test_refusals(tmp_path, data, tiny_tokenizer_folder):
         pretrain.run(config_for(tmp_path / "b", data, size=short))
     with pytest.raises(DataError, match="absent"):
         pretrain.run(config_for(tmp_path / "c", str(tmp_path / "absent")))
+
+
+def test_steps_by_tokens(tmp_path, data):
+    budget = {"tokens_per_batch": 512, "training": {"max_steps": 5}}
+    assert pretrain.run(config_for(tmp_path / "run", data, **budget))["steps"] == 5
+    with pytest.raises(ConfigError, match="over tokens_per_batch 8"):
+        pretrain.run(config_for(tmp_path / "a", data, tokens_per_batch=8))
+    with pytest.raises(ConfigError, match="turn group_by_length on"):
+        pretrain.run(config_for(tmp_path / "b", data, tokens_per_batch=512, group_by_length=False))
+
+
+def test_sentence_order_is_trained_and_scored_under_its_own_name(tmp_path):
+    data = make(tmp_path / "sop", objective="sop", masking="dynamic")
+    metrics = pretrain.run(config_for(tmp_path / "run", data, training={"max_steps": 5}))
+    assert {"sentence_order_loss", "sentence_order_accuracy"} <= metrics.keys()
+    assert "next_sentence_loss" not in metrics

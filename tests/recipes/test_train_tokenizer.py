@@ -1,4 +1,6 @@
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
@@ -24,6 +26,31 @@ def test_the_folder_loads_and_the_figures_are_left(tmp_path):
     assert len(tokenizer) == 600
     # The run's folder may be given where a tokenizer is wanted.
     assert fingerprint(load_tokenizer(tmp_path / "out")) == fingerprint(tokenizer)
+
+
+def test_the_figures_tell_the_special_tokens_and_the_text(tmp_path, caplog):
+    caplog.set_level("INFO", logger="nlpapp")
+    metrics = run(config(tmp_path / "out"))
+    names = ("pad", "unk", "cls", "sep", "mask")
+    assert [metrics[f"{name}_token_id"] for name in names] == [0, 1, 2, 3, 4]
+    assert metrics["long_words"] == 0 and 0.5 < metrics["vocabulary_used"] <= 1.0
+    assert "[PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4" in caplog.text
+    assert all(isinstance(value, float) for value in metrics.values())
+
+
+@pytest.mark.parametrize("form", ["auto", "jsonl"])
+def test_rows_of_text_train_the_same_tokenizer_as_lines(tmp_path, form):
+    sentences = Path(CORPUS).read_text(encoding="utf-8").split("\n")
+    rows = tmp_path / "rows.jsonl.gz"
+    with gzip.open(rows, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps({"id": "x", "body": text}) + "\n" for text in sentences)
+    options = {"inputs": [str(rows)], "input_format": form, "text_column": "body"}
+    run(config(tmp_path / "rows", **options))
+    run(config(tmp_path / "lines"))
+    prints = [fingerprint(load_tokenizer(tmp_path / name)) for name in ("rows", "lines")]
+    assert prints[0] == prints[1]
+    with pytest.raises(DataError, match="Did you mean 'body'"):
+        run(config(tmp_path / "bad", **(options | {"text_column": "bdy"})))
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):

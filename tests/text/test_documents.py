@@ -2,9 +2,11 @@ import logging
 
 import pytest
 
+from nlpapp import seeding
 from nlpapp.errors import ConfigError, DataError
-from nlpapp.text import documents
-from nlpapp.text.documents import Document, find_files, guess_format, read_documents
+from nlpapp.text import source_bytes, source_formats
+from nlpapp.text.documents import Document, read_documents, sample_documents
+from nlpapp.text.sources import find_sources
 
 LINES = "One is here.\nTwo is here.\n\n\nThree is here.\n"
 WRAPPED = """CHAPTER ONE
@@ -56,38 +58,11 @@ def test_prose_is_joined_and_split_into_sentences(tmp_path):
     )
 
 
-def test_short_lines_end_paragraphs_where_blank_lines_do_not(tmp_path):
-    lines = ["a" * 60 + " and", "b" * 60 + " or", "The end.", "c" * 60 + " but", "d" * 60]
-    assert list(documents.join_paragraphs(lines)) == [" ".join(lines[:3]), " ".join(lines[3:])]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (LINES, "lines"),
-        (WRAPPED, "text"),
-        ("A long one. With two. And three.\n\nAgain there are two. Or three.\n", "text"),
-        ("no full stop here\nnor here at all\n\nand a third document\nwith a line\n", "lines"),
-    ],
-)
-def test_the_format_is_told_from_the_text(text, expected):
-    assert guess_format(text.split("\n"))[0] == expected
-
-
 def test_the_choice_of_a_format_is_said(tmp_path, caplog):
     path = write(tmp_path / "a.txt", LINES)
     with caplog.at_level(logging.INFO, logger="nlpapp"):
         list(read_documents([path]))
     assert path in caplog.text and "'lines'" in caplog.text
-
-
-def test_folders_and_patterns_stand_for_files_in_order(tmp_path):
-    (tmp_path / "deep").mkdir()
-    names = [write(tmp_path / name, "x.\n") for name in ("b.txt", "a.txt", "deep/c.txt", "d.md")]
-    folder = [str(path) for path in find_files([str(tmp_path)])]
-    assert folder == [names[1], names[0], names[2]]
-    pattern = [str(path) for path in find_files([names[0], str(tmp_path / "*.txt")])]
-    assert pattern == [names[0], names[1]]
 
 
 def test_missing_file_names_the_nearest(tmp_path):
@@ -103,7 +78,7 @@ def test_missing_file_names_the_nearest(tmp_path):
 
 
 def test_folder_without_text_files(tmp_path):
-    with pytest.raises(DataError, match=r"holds no \.txt file"):
+    with pytest.raises(DataError, match=r"holds no \.txt or \.jsonl .* file"):
         read_documents([str(tmp_path)])
 
 
@@ -125,26 +100,80 @@ def test_not_utf8_is_named_by_line_and_byte(tmp_path):
 
 
 def test_unknown_format(tmp_path):
-    with pytest.raises(ConfigError, match="input_format 'csv'"):
-        read_documents([write(tmp_path / "a.txt", LINES)], input_format="csv")
+    with pytest.raises(ConfigError, match="input_format 'xml'"):
+        read_documents([write(tmp_path / "a.txt", LINES)], input_format="xml")
+    with pytest.raises(ConfigError, match="document_unit 'page'"):
+        read_documents([write(tmp_path / "a.txt", LINES)], document_unit="page")
 
 
 def test_no_blank_line_is_said(tmp_path, caplog, monkeypatch):
     path = write(tmp_path / "a.txt", "One.\nTwo.\nThree.\n")
     (document,) = read_documents([path], input_format="lines")
     assert len(document.sentences) == 3 and "put a blank line between them" in caplog.text
-    monkeypatch.setattr(documents, "LONGEST_DOCUMENT", 2)
+    monkeypatch.setattr(source_formats, "LONGEST_DOCUMENT", 2)
     with pytest.raises(DataError, match="Put a blank line between documents"):
         list(read_documents([path], input_format="lines"))
 
 
-def test_lines_are_read_as_a_stream(tmp_path):
+def test_lines_are_read_as_a_stream(tmp_path, monkeypatch):
     # The first document is there before the damage further on is met.
     path = write(tmp_path / "a.txt", b"One.\n\n" + b"Two.\n" * 20000 + b"\xff\n")
+    monkeypatch.setattr(source_bytes, "CHUNK_BYTES", 1 << 10)
     stream = read_documents([path], input_format="lines")
     assert next(stream).sentences == ("One.",)
     with pytest.raises(DataError):
         next(stream)
+
+
+def test_documents_of_several_kinds_of_files_come_in_order(tmp_path):
+    text = write(tmp_path / "b.txt", LINES)
+    rows = write(tmp_path / "a.jsonl", '{"text": "A row. Of two."}\n')
+    found = [(d.source, d.sentences) for d in read_documents([text, str(tmp_path)])]
+    assert found == [
+        (text, ("One is here.", "Two is here.")),
+        (text, ("Three is here.",)),
+        (rows, ("A row.", "Of two.")),
+    ]
+
+
+def sample(sources, max_bytes, seed=1):
+    rng = seeding.generator(seed, "sample")
+    return list(sample_documents(sources, max_bytes=max_bytes, rng=rng))
+
+
+def text_bytes(documents):
+    return sum(len(sentence.encode()) + 1 for d in documents for sentence in d.sentences)
+
+
+def test_a_sample_is_drawn_from_all_over_a_large_file(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="nlpapp")
+    path = write(tmp_path / "a.txt", "".join(f"Sentence {i:06d}.\n\n" for i in range(20_000)))
+    found = find_sources([path], input_format="lines")
+    drawn = sample(found, 64_000)
+    assert 64_000 <= text_bytes(drawn) < 64_000 + 17
+    assert f"Drew {text_bytes(drawn)} bytes of text from 88 parts" in caplog.text
+    lines = [document.line for document in drawn]
+    assert len(set(lines)) == len(lines) and min(lines) < 13_000 < 27_000 < max(lines)
+    assert sample(found, 64_000) == drawn != sample(found, 64_000, seed=2)
+
+
+def test_a_sample_takes_of_each_file_its_share(tmp_path):
+    small = [write(tmp_path / f"{i}.txt", f"Small {i}.\n") for i in range(20)]
+    large = write(tmp_path / "z.txt", "A sentence that is here.\n\n" * 40_000)
+    found = find_sources([*small, large], input_format="text", document_unit="paragraph")
+    drawn = sample(found, 100_000)
+    assert 99_000 < text_bytes(drawn) < 100_026
+    assert len({document.source for document in drawn}) > 5
+
+
+def test_a_sample_larger_than_the_corpus_is_the_corpus(tmp_path):
+    paths = [write(tmp_path / f"{i}.txt", LINES.replace("One", f"One {i}")) for i in range(5)]
+    found = find_sources(paths)
+    everything = list(read_documents(paths))
+    drawn = sample(found, 10**9)
+    assert len(drawn) == 10 and set(drawn) == set(everything)
+    with pytest.raises(ConfigError, match="max_bytes 0"):
+        sample(found, 0)
 
 
 def test_line_separators_inside_a_line_are_text(tmp_path):

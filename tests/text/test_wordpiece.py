@@ -1,8 +1,10 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
+from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizer
 
 from nlpapp.errors import DataError
@@ -137,6 +139,27 @@ def test_describe_counts_exactly():
     assert figures["vocabulary_used"] == pytest.approx(3 / len(tokenizer))
 
 
+def test_words_that_are_too_long_are_counted(caplog):
+    texts = ["ab ab " + "x" * 101 + " " + "y" * 100 + " " + "x" * 101 + ","] * 3
+    tokenizer = train_wordpiece(texts, vocab_size=30)
+    assert "6 words of more than 100 characters were left out, such as 'xxxx" in caplog.text
+    figures = describe(tokenizer, texts)
+    assert figures["long_words"] == 6 and figures["words"] == 18
+    assert describe(tokenizer, ["ab"])["long_words"] == 0
+
+
+def test_memory_for_words_is_bounded(monkeypatch, caplog):
+    caplog.set_level("INFO", logger="nlpapp")
+    monkeypatch.setattr(wordpiece, "MOST_WORDS", 50)
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    texts = [f"often again rare{i} again" for i in range(500)]
+    counts = wordpiece.count_words([*texts, "z" * 101], normalizer)
+    assert len(counts) <= 51 and (counts["often"], counts["again"]) == (500, 1000)
+    assert "Words seen 1 times or less were forgotten" in caplog.text
+    monkeypatch.undo()
+    assert len(wordpiece.count_words(texts, normalizer)) == 502
+
+
 def test_max_bytes_stops_reading():
     def texts():
         yield "aa aa aa"
@@ -201,10 +224,6 @@ def test_nothing_to_load(tmp_path):
 
 
 def test_word_counts_are_those_of_the_pre_tokenizer():
-    from collections import Counter
-
-    from tokenizers import normalizers, pre_tokenizers
-
     text = CORPUS.read_text(encoding="utf-8")[:5000] + " \u529b\u52a0 a\u00a0b-c\u200b d"
     normalizer = normalizers.BertNormalizer(lowercase=True)
     cut = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(normalizer.normalize_str(text))

@@ -73,3 +73,16 @@ def test_lower_precision_trains(tmp_path, precision):
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError):
         TrainingConfig(**options)
+
+
+class Uneven:
+    """Epochs of 3, 5, 4 steps, as batches under a token budget give."""
+
+    def num_steps(self, epoch):
+        return (3, 5, 4)[epoch]
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 3), (2, 8), (3, 12), (0.5, 2), (1.5, 6)])
+def test_epochs_of_uneven_length_are_added_up(epochs, steps):
+    assert TrainingConfig(num_epochs=epochs).total_steps(Uneven()) == steps
+    assert TrainingConfig(num_epochs=epochs, max_steps=7).total_steps(Uneven()) == 7

@@ -41,7 +41,7 @@ def test_the_same_run_opens_again_and_a_finished_one_says_so(tmp_path):
 
 
 def test_another_run_is_refused_and_the_differences_named(tmp_path):
-    open_run(tmp_path / "run")
+    open_run(tmp_path / "run").log(1, "train", {"loss": 1.0})
     with pytest.raises(ConfigError, match=r"seed: 3 there, 4 now.*Give another output_dir"):
         open_run(tmp_path / "run", seed=4)
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 3
@@ -92,3 +92,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_flatten():
     assert flatten({"a": 1, "b": {"c": {"d": 2}}}) == {"a": 1, "b.c.d": 2}
+
+
+def test_a_run_that_failed_before_it_made_anything_leaves_the_folder_free(tmp_path):
+    open_run(tmp_path / "run", seed=5)
+    run = open_run(tmp_path / "run", seed=6)
+    assert yaml.safe_load((run.path / "config.yaml").read_text())["seed"] == 6

@@ -1,0 +1,78 @@
+"""Files that are whole or absent, their checksums, and what to do when the disk is full."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nlpapp.errors import DataError
+
+
+def damage(path: Path, sha256: str) -> str | None:
+    """Return what is wrong with a file, or None if it is as it was written."""
+    if not path.is_file():
+        return "missing"
+    return None if file_sha256(path) == sha256 else "damaged (its checksum differs)"
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hex, reading a piece at a time."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the content of a JSON file, or None if it is not there or damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write ``content`` beside ``path``, sync, and rename: nothing half-written is ever there."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to write; it gets its name when it is whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def disk_errors(folder: str | Path, kept: str) -> Iterator[None]:
+    """Turn errors of the disk into what a user can do about them."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = f"Cannot write to {folder}: the disk is full." if full else f"{folder}: {error}."
+        way = "make room" if full else "put it right"
+        raise DataError(f"{what} {kept}; {way} and run the same command again.") from error
