@@ -12,6 +12,7 @@ test: $(VENV)/.test
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable ".[ray,test]"
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.test
@@ -22,6 +23,8 @@ check: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/pretraining_step.py
+	$(BIN)/python benchmarks/pretraining_data.py
+	$(BIN)/python benchmarks/feature_extraction.py
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix nlpapp tests scripts benchmarks

@@ -190,7 +190,7 @@ class Connections:
         """Send a request that was due at ``due``; returns its status or the kind of failure."""
         result = "refused connection"
         try:
-            reader, writer = self.free.pop() if self.free else await self._open()
+            reader, writer = self._idle() or await self._open()
             result = "lost"
             head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
             writer.write(head.encode() + body)
@@ -210,6 +210,15 @@ class Connections:
         if result == "200":
             self.seconds.append(time.monotonic() - due)
         return result
+
+    def _idle(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Return a kept connection that the server has not closed since, as any client does."""
+        while self.free:
+            reader, writer = self.free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return None
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(self.host, self.port)

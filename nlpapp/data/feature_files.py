@@ -410,7 +410,7 @@ def parquet_table(chunk: FeatureChunk, layout: FeatureLayout, first_row: int) ->
         vectors = pa.FixedSizeListArray.from_arrays(flat, layout.hidden_size)
         columns[f"layer_{layer}"] = by_row(vectors)
         if scales is not None:
-            columns[f"layer_{layer}_scale"] = by_row(pa.array(scales[:, 0].copy()))
+            columns[f"layer_{layer}_scale"] = by_row(pa.array(scales[:, place].copy()))
     return pa.table(columns)
 
 
