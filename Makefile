@@ -21,9 +21,10 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house_rules.py tests/test_layering.py
 
+# BENCH_DATA="--bert CHECKOUT --vocabulary vocab.txt --novels FOLDER" compares make-data with the original script.
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/pretraining_step.py
-	$(BIN)/python benchmarks/pretraining_data.py
+	$(BIN)/python benchmarks/pretraining_data.py $(BENCH_DATA)
 	$(BIN)/python benchmarks/feature_extraction.py
 
 format: $(VENV)/.test

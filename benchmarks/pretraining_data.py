@@ -6,12 +6,14 @@ a stand-in for the few names of TensorFlow that instance creation touches. Of th
 nlpapp everything is: starting the workers, reading, splitting, tokenizing, pairs, masks, writing.
 
     python benchmarks/pretraining_data.py --bert CHECKOUT --vocabulary vocab.txt --novels FOLDER
-        [--megabytes 20] [--workers 2] [--turns 3] [--parts speed,memory,disk,equivalence,floor]
+        [--megabytes 20] [--workers 2] [--turns 3]
+        [--parts floor,speed,memory,disk,equivalence,workers]
 
 Without --bert only nlpapp is measured.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -78,6 +80,8 @@ print(json.dumps({
 COVERAGE = """
 import json, random, sys
 import create_pretraining_data as original
+if sys.argv[2] == "whole":
+    original.truncate_seq_pair = lambda *arguments: None
 documents = [[int(n) for n in line.split()] for line in open(sys.argv[1])]
 # Every token has a name of its own, so that it can be found again.
 corpus, number = [], 0
@@ -280,7 +284,8 @@ def compare_results(arguments: argparse.Namespace, path: Path, work: Path) -> No
 def coverage(arguments: argparse.Namespace, path: Path, work: Path) -> dict[str, float]:
     """Return the share of the corpus' tokens that one pass puts into the model as running text.
 
-    That is A, and B where it follows A; a random B does not count.
+    That is A, and B where it follows A; a random B does not count. Before (whole) and after (cut)
+    the pairs are cut to length.
     """
     from nlpapp.data.sentence_pairs import next_sentence_pairs, truncate_pairs
     from nlpapp.data.token_blocks import BlockText, tokenize_block
@@ -294,13 +299,16 @@ def coverage(arguments: argparse.Namespace, path: Path, work: Path) -> dict[str,
     pairs = next_sentence_pairs(
         ours, seed=42, repeat=0, max_tokens=options.max_tokens, short_seq_prob=0.1
     )
-    spans = truncate_pairs(np.array(pairs.spans), options.max_tokens, np.random.default_rng(0))
-    used = np.zeros(len(ours.ids), dtype=bool)
-    for (start_a, end_a, start_b, end_b), label in zip(spans, pairs.labels, strict=True):
-        used[start_a:end_a] = True
-        if not label:
-            used[start_b:end_b] = True
-    result = {"covered_by_nlpapp": round(float(used.mean()), 4)}
+    whole_spans = np.array(pairs.spans)
+    cut_spans = truncate_pairs(whole_spans, options.max_tokens, np.random.default_rng(0))
+    result = {}
+    for name, spans in (("whole", whole_spans), ("cut", cut_spans)):
+        used = np.zeros(len(ours.ids), dtype=bool)
+        for (start_a, end_a, start_b, end_b), label in zip(spans, pairs.labels, strict=True):
+            used[start_a:end_a] = True
+            if not label:
+                used[start_b:end_b] = True
+        result[f"covered_by_nlpapp_{name}"] = round(float(used.mean()), 4)
     if arguments.bert:
         whole = tokenize_block([BlockText(text=text)], encoder, number=0, longest=10**9)
         lengths = work / "lengths.txt"
@@ -309,9 +317,32 @@ def coverage(arguments: argparse.Namespace, path: Path, work: Path) -> dict[str,
             for number in range(whole.num_documents)
         ]
         lengths.write_text("\n".join(lines), encoding="utf-8")
-        found = run_original(arguments.bert, COVERAGE, lengths)
-        result["covered_by_original"] = round(found["covered"], 4)
+        for name in ("whole", "cut"):
+            found = run_original(arguments.bert, COVERAGE, lengths, name)
+            result[f"covered_by_original_{name}"] = round(found["covered"], 4)
     return result
+
+
+def compare_workers(arguments: argparse.Namespace, path: Path, work: Path) -> None:
+    """Bar: the same bytes with 1, 2 and 8 workers; 8 files of a document each are all used."""
+    digests = {}
+    for workers in (1, 2, 8):
+        folder = work / f"workers-{workers}"
+        run_ours([path], arguments.vocabulary, folder, workers=workers, max_seq_length=LENGTH)
+        whole = hashlib.sha256()
+        for shard in sorted(folder.glob("*.parquet")):
+            whole.update(shard.read_bytes())
+        digests[workers] = whole.hexdigest()
+        shutil.rmtree(folder)
+    row = {"sha256": sorted(set(digests.values())), "workers": sorted(digests)}
+    print(json.dumps(row), flush=True)
+    documents = path.read_text(encoding="utf-8").strip().split("\n\n")[:8]
+    files = [work / f"document-{number}.txt" for number in range(8)]
+    for file, document in zip(files, documents, strict=True):
+        file.write_text(document + "\n", encoding="utf-8")
+    made = run_ours(files, arguments.vocabulary, work / "eight", workers=8, dupe_factor=1)
+    row = {name: made[name] for name in ("documents_read", "documents", "instances")}
+    print(json.dumps({"files": 8, "workers": 8} | row), flush=True)
 
 
 def measure_floor(arguments: argparse.Namespace, path: Path) -> None:
@@ -350,7 +381,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--original_turns", type=int, default=1)
     parser.add_argument("--coverage_bytes", type=int, default=2_000_000)
-    parser.add_argument("--parts", default="floor,speed,memory,disk,equivalence")
+    parser.add_argument("--parts", default="floor,speed,memory,disk,equivalence,workers")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
@@ -366,6 +397,7 @@ def main() -> None:
             "memory": lambda: compare_memory(arguments, path, work),
             "disk": lambda: compare_disk(arguments, path, work),
             "equivalence": lambda: compare_results(arguments, path, work),
+            "workers": lambda: compare_workers(arguments, path, work),
         }
         for part in arguments.parts.split(","):
             parts[part]()
