@@ -9,8 +9,9 @@ import pytest
 
 from tests.source_files import PACKAGE, python_files, report, tree, where
 
-BASE = {"nlpapp.errors", "nlpapp.seeding"}
+BASE = {"nlpapp.disk", "nlpapp.errors", "nlpapp.seeding"}
 ROOMS = {
+    "disk": set(),
     "errors": set(),
     "seeding": set(),
     "text": {"nlpapp.text"},

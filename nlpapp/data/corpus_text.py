@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import zstandard
 
-from nlpapp.data.disk import (
+from nlpapp.disk import (
     damage,
     disk_errors,
     file_sha256,

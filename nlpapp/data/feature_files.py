@@ -30,8 +30,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nlpapp.data.disk import read_json, write_json, written_whole
 from nlpapp.data.manifest import UNFINISHED
+from nlpapp.disk import read_json, write_json, written_whole
 from nlpapp.errors import DataError
 
 FileFormat = Literal["npy", "safetensors", "parquet", "jsonl"]

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from nlpapp.data.collate import attention_mask, pad_rows
-from nlpapp.data.disk import file_sha256
 from nlpapp.data.sampling import Batch, cut_by_tokens
 from nlpapp.data.table_files import read_lines
+from nlpapp.disk import file_sha256
 from nlpapp.errors import ConfigError
 
 SEPARATOR = " ||| "

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nlpapp.data.disk import damage, read_json, write_json
+from nlpapp.disk import damage, read_json, write_json
 from nlpapp.errors import DataError
 
 FORMAT = 2

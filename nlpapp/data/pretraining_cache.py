@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from nlpapp.data.disk import read_json, write_json
 from nlpapp.data.manifest import check_shard
 from nlpapp.data.pretraining_arrays import ArrayFiles, are_complete, map_arrays
+from nlpapp.disk import read_json, write_json
 from nlpapp.errors import DataError
 
 log = logging.getLogger(__name__)

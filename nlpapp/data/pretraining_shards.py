@@ -29,11 +29,11 @@ from nlpapp.data.corpus_text import (
     plan_reading,
     put_text_aside,
 )
-from nlpapp.data.disk import damage, disk_errors, file_sha256, read_json, write_json
 from nlpapp.data.manifest import FORMAT, MANIFEST, UNFINISHED, write_manifest
 from nlpapp.data.pretraining_instances import PretrainingOptions, SpecialIds
 from nlpapp.data.shard_tasks import ShardContext, write_shard
 from nlpapp.data.task_pool import TaskPool
+from nlpapp.disk import damage, disk_errors, file_sha256, read_json, write_json
 from nlpapp.errors import ConfigError, DataError
 from nlpapp.text.sources import Source
 from nlpapp.text.word_encoding import plain_encoder

@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 
 from nlpapp.data.corpus_plan import BlockPlan, RangePlan, ShardPlan
 from nlpapp.data.corpus_text import locate, read_range
-from nlpapp.data.disk import disk_errors, file_sha256, write_json, written_whole
 from nlpapp.data.manifest import UNFINISHED, shard_name
 from nlpapp.data.pretraining_instances import PretrainingOptions, SpecialIds, build_table
 from nlpapp.data.token_blocks import BlockText, tokenize_block
+from nlpapp.disk import disk_errors, file_sha256, write_json, written_whole
 from nlpapp.errors import DataError, NlpappError
 from nlpapp.text.word_encoding import LineEncoder
 from nlpapp.text.words import WordMarker

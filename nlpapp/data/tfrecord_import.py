@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nlpapp.data.disk import file_sha256
 from nlpapp.data.manifest import MANIFEST, shard_name, write_manifest
 from nlpapp.data.tfrecord_files import check_installed
 from nlpapp.data.tfrecords import (
@@ -25,6 +24,7 @@ from nlpapp.data.tfrecords import (
     read_layout,
     read_tfrecords,
 )
+from nlpapp.disk import file_sha256
 from nlpapp.errors import DataError
 from nlpapp.text.wordpiece import fingerprint
 

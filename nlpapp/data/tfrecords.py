@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from nlpapp import seeding
-from nlpapp.data.disk import disk_errors, written_whole
 from nlpapp.data.tfrecord_files import (
     check_installed,
     decode_message,
@@ -23,6 +22,7 @@ from nlpapp.data.tfrecord_files import (
     read_records,
     write_record,
 )
+from nlpapp.disk import disk_errors, written_whole
 from nlpapp.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:

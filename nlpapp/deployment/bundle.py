@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 
 from nlpapp import __version__
 from nlpapp.deployment import standalone, standalone_generate
-from nlpapp.deployment.bundle_files import sha256
+from nlpapp.disk import file_sha256
 from nlpapp.errors import ConfigError
 
 PROGRAM_FILE = "model.pt2"
@@ -98,7 +98,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
             "onnx": onnx.__version__,
             "onnxruntime": onnxruntime.__version__,
         },
-        "files": {path.relative_to(folder).as_posix(): sha256(path) for path in paths},
+        "files": {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths},
     }
     write_json(folder / "manifest.json", manifest)
 

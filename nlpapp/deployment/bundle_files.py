@@ -3,11 +3,11 @@
 Imported by the runtime, so it needs the standard library only.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
 
+from nlpapp.disk import file_sha256
 from nlpapp.errors import CheckpointError
 
 Precision = Literal["fp32", "fp16", "int8", "int8-static"]
@@ -39,15 +39,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged ({error}); export the model again.") from error
 
 
-def sha256(path: Path) -> str:
-    """Return the sha256 (hex) of a file, read in parts."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()
-
-
 def verified_path(folder: Path, name: str, checksums: dict[str, str]) -> Path:
     """Return the path of a file of the bundle, if it is the one that was exported.
 
@@ -55,7 +46,7 @@ def verified_path(folder: Path, name: str, checksums: dict[str, str]) -> Path:
         CheckpointError: it is missing, or its sha256 is another.
     """
     try:
-        found = sha256(folder / name)
+        found = file_sha256(folder / name)
     except OSError as error:
         raise CheckpointError(
             f"cannot read {folder / name}: {error}. Copy the whole bundle again."

@@ -7,12 +7,12 @@ from typing import Literal
 
 from tqdm.auto import tqdm
 
-from nlpapp.data.disk import damage
 from nlpapp.data.manifest import MANIFEST, read_manifest
 from nlpapp.data.pretraining_data import PretrainingData
 from nlpapp.data.tfrecord_files import check_installed
 from nlpapp.data.tfrecord_import import LabelMeaning, import_tfrecords
 from nlpapp.data.tfrecords import export_layout, find_tfrecords, write_tfrecords
+from nlpapp.disk import damage
 from nlpapp.errors import ConfigError
 from nlpapp.text.wordpiece import load_tokenizer
 from nlpapp.training.run_folder import RunFolder

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
-from nlpapp.data.disk import disk_errors, write_json
 from nlpapp.data.feature_files import (
     FeatureChunk,
     FeatureLayout,
@@ -19,6 +18,7 @@ from nlpapp.data.feature_files import (
     read_pooled,
 )
 from nlpapp.data.feature_rows import RowEncoder, TextFile, read_rows, read_texts, scan, split_pair
+from nlpapp.disk import disk_errors, write_json
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.neighbours import nearest_rows
 from nlpapp.models.bert import BertSizeConfig, bert_config

@@ -10,13 +10,13 @@ from transformers import PreTrainedTokenizerBase
 from nlpapp.data.corpus_plan import BLOCK_BYTES
 from nlpapp.data.corpus_text import TextOptions
 from nlpapp.data.data_preview import first_examples, padding_shares, preview_examples
-from nlpapp.data.disk import disk_errors
 from nlpapp.data.manifest import UNFINISHED
 from nlpapp.data.pretraining_data import PretrainingExample
 from nlpapp.data.pretraining_instances import PretrainingOptions
 from nlpapp.data.pretraining_phases import Phase, data_sets
 from nlpapp.data.pretraining_shards import write_pretraining_data
 from nlpapp.data.task_pool import Executor, TaskPool
+from nlpapp.disk import disk_errors
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.data_report import (
     LABELS,

@@ -4,12 +4,13 @@ import json
 import time
 
 from nlpapp.data.classification import Examples, read_examples
+from nlpapp.disk import write_text
 from nlpapp.evaluation.baselines import majority_accuracy, tfidf_accuracy
 from nlpapp.evaluation.chain_report import Chain, claims, format_claims, write_chain_report
 from nlpapp.evaluation.predictions import read_predictions
 from nlpapp.recipes.quickstart_stages import Config, stages
 from nlpapp.text.sample_corpus import write_sample
-from nlpapp.training.run_folder import RunFolder, write_atomically
+from nlpapp.training.run_folder import RunFolder
 
 __all__ = ["Config", "run"]
 
@@ -32,7 +33,7 @@ def run(config: Config) -> dict[str, float]:
         results[stage.folder] = stage.recipe.run(stage.recipe.Config(**options))
         # A stage that an earlier start finished keeps the time it took then.
         seconds.setdefault(stage.folder, time.monotonic() - start)
-        write_atomically(times, json.dumps(seconds, indent=2))
+        write_text(times, json.dumps(seconds, indent=2))
     train, test = (read_examples(sample / "task" / f"{name}.tsv") for name in ("train", "test"))
     yardsticks = _yardsticks(train, test)
     found = claims(results, yardsticks)

@@ -9,7 +9,6 @@ checkpoints/step-<n>/ holds
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -24,18 +23,10 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from nlpapp.disk import file_sha256
 from nlpapp.errors import CheckpointError
 
 logger = logging.getLogger("nlpapp")
-
-
-def sha256(path: Path) -> str:
-    """Return the hexadecimal sha256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def partial_folder(checkpoints: Path, step: int) -> Path:
@@ -108,7 +99,7 @@ def write_main(
     save_model(model, str(partial / "model.safetensors"))
     torch.save(optimizer, partial / "optimizer.pt")
     (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-    checksums = {path.name: sha256(path) for path in sorted(partial.iterdir())}
+    checksums = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
     (partial / "checksums.json").write_text(json.dumps(checksums, indent=2), encoding="utf-8")
     for path in [*partial.iterdir(), partial]:
         _sync(path)
@@ -163,7 +154,7 @@ def verify(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing from its checkpoint")
-        if sha256(path) != expected:
+        if file_sha256(path) != expected:
             raise CheckpointError(f"{path} is damaged: its sha256 is not the one it was saved with")
 
 

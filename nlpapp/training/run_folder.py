@@ -20,6 +20,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from nlpapp import __version__
+from nlpapp.disk import write_text
 from nlpapp.errors import ConfigError
 
 logger = logging.getLogger("nlpapp")
@@ -81,7 +82,7 @@ class RunFolder:
             try:
                 run.path.mkdir(parents=True, exist_ok=True)
                 text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-                write_atomically(run.path / "config.yaml", text)
+                write_text(run.path / "config.yaml", text)
             except OSError as error:
                 raise ConfigError(
                     f"cannot write to the output folder {run.path}: {error}. "
@@ -89,7 +90,7 @@ class RunFolder:
                 ) from error
             if run.finished is None:
                 record = json.dumps(environment(command, seed), indent=2)
-                write_atomically(run.path / "environment.json", record)
+                write_text(run.path / "environment.json", record)
         _log_to(run.path / "train.log" if run.is_main else None)
         if run.finished is not None:
             logger.info("%s is complete already: nothing to do (remove it to run again)", run.path)
@@ -115,12 +116,12 @@ class RunFolder:
         if self.is_main and path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _record_step(line) <= step]
-            write_atomically(path, "".join(line + "\n" for line in kept))
+            write_text(path, "".join(line + "\n" for line in kept))
 
     def finish(self, metrics: dict[str, float]) -> None:
         """Write metrics.json: its presence says that the run is complete."""
         if self.is_main:
-            write_atomically(self.path / "metrics.json", json.dumps(metrics, indent=2))
+            write_text(self.path / "metrics.json", json.dumps(metrics, indent=2))
         self.finished = metrics
 
 
@@ -130,20 +131,6 @@ def _record_step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):
         return float("inf")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path``, sync, and rename: a reader sees the old file or the new."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,6 @@ import json
 
 import pytest
 
-from nlpapp.data.disk import file_sha256, write_json
 from nlpapp.data.manifest import (
     FORMAT,
     MANIFEST,
@@ -14,6 +13,7 @@ from nlpapp.data.manifest import (
     statistics,
     write_manifest,
 )
+from nlpapp.disk import file_sha256, write_json
 from nlpapp.errors import DataError
 
 

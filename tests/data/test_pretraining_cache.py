@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nlpapp.data import disk, pretraining_cache
+from nlpapp import disk
+from nlpapp.data import pretraining_cache
 from nlpapp.data.manifest import read_manifest
 from nlpapp.data.pretraining_cache import cache_folder, open_arrays
 from nlpapp.errors import DataError

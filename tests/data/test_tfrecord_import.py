@@ -4,11 +4,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from nlpapp.data import tfrecord_import
-from nlpapp.data.disk import damage
 from nlpapp.data.manifest import read_manifest, write_manifest
 from nlpapp.data.pretraining_data import PretrainingData
 from nlpapp.data.tfrecord_import import import_tfrecords
 from nlpapp.data.tfrecords import find_tfrecords, write_tfrecords
+from nlpapp.disk import damage
 from nlpapp.errors import DataError
 from nlpapp.text.wordpiece import fingerprint, load_tokenizer
 from tests.conftest import REPOSITORY

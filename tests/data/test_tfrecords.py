@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -147,11 +148,12 @@ def test_options_that_cannot_be_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def expect_refusal(tmp_path, second, expected, **options):
-    """Expect an error about the second record of a file whose first is right."""
+def error_of(tmp_path, second, **options):
+    """Return the error about the second record of a file whose first is right."""
     path = plain.write(tmp_path / "bad.tfrecord", [plain.bert_features(*PAIR), second])
-    with pytest.raises(DataError, match=rf"bad\.tfrecord, record 2: {expected}"):
+    with pytest.raises(DataError) as caught:
         list(read_tfrecords([path], **options))
+    return str(caught.value).partition("bad.tfrecord, record 2: ")[2]
 
 
 @pytest.mark.parametrize(
@@ -175,19 +177,17 @@ def expect_refusal(tmp_path, second, expected, **options):
     ],
 )
 def test_a_bad_record_is_named(tmp_path, changed, expected):
-    expect_refusal(tmp_path, plain.bert_features(*PAIR) | changed, expected)
+    assert re.match(expected, error_of(tmp_path, plain.bert_features(*PAIR) | changed))
 
 
 def test_a_missing_feature_is_named_with_what_is_there(tmp_path):
     features = plain.bert_features(*PAIR)
     features["segment_id"] = features.pop("segment_ids")
-    expect_refusal(
-        tmp_path, features, "there is no feature 'segment_ids'; .*Did you mean 'segment_id'?"
-    )
+    expected = "there is no feature 'segment_ids'; .*Did you mean 'segment_id'"
+    assert re.match(expected, error_of(tmp_path, features))
     without_label = plain.bert_features(*PAIR[:4], None)
-    expect_refusal(
-        tmp_path, without_label, "next_sentence_labels has none here and one in the first"
-    )
+    expected = "next_sentence_labels has none here and one in the first"
+    assert re.match(expected, error_of(tmp_path, without_label))
     path = plain.write(tmp_path / "other.tfrecord", [{}])
     with pytest.raises(DataError, match="record 1: there is no feature 'input_ids'; there are non"):
         list(read_tfrecords([path]))
@@ -203,7 +203,8 @@ def test_a_missing_feature_is_named_with_what_is_there(tmp_path):
 )
 def test_ids_of_another_tokenizer_are_refused(tmp_path, ids, original, expected):
     features = plain.bert_features(ids, [0, 0, 0], [1], [original], 0)
-    expect_refusal(tmp_path, features, f"(the instance )?{expected}", vocabulary=VOCABULARY)
+    found = error_of(tmp_path, features, vocabulary=VOCABULARY)
+    assert re.match(f"(the instance )?{expected}", found)
 
 
 def test_damaged_files_name_file_and_record(tmp_path):

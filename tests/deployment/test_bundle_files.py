@@ -7,10 +7,10 @@ from nlpapp.deployment.bundle_files import (
     MODEL_FILES,
     read_labels,
     read_manifest,
-    sha256,
     verified_bytes,
     verified_path,
 )
+from nlpapp.disk import file_sha256
 from nlpapp.errors import CheckpointError
 
 
@@ -18,7 +18,7 @@ def test_a_file_is_given_if_it_is_the_exported_one(tmp_path):
     content = b"x" * (3 << 20)  # more than one part is read
     (tmp_path / "model.onnx").write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    assert sha256(tmp_path / "model.onnx") == digest
+    assert file_sha256(tmp_path / "model.onnx") == digest
     sums = {"model.onnx": digest}
     assert verified_path(tmp_path, "model.onnx", sums) == tmp_path / "model.onnx"
     assert verified_bytes(tmp_path, "model.onnx", sums) == content
@@ -40,7 +40,7 @@ def test_a_damaged_manifest_is_refused(text, tmp_path):
 
 def test_labels_are_read_in_their_order(tmp_path):
     (tmp_path / "labels.json").write_text(json.dumps({"labels": ["b", "a"]}))
-    files = {"labels.json": sha256(tmp_path / "labels.json")}
+    files = {"labels.json": file_sha256(tmp_path / "labels.json")}
     (tmp_path / "manifest.json").write_text(json.dumps({"files": files}))
     assert read_labels(tmp_path, read_manifest(tmp_path)) == ["b", "a"]
     assert len(set(MODEL_FILES.values())) == 4

@@ -42,7 +42,7 @@ def test_it_needs_neither_torch_nor_the_rest_of_the_package():
                     raise ImportError(f"{name} is blocked")
                 if parts[0] == "nlpapp" and len(parts) > 1:
                     # What deploy/Dockerfile copies.
-                    assert parts[1] in ("errors", "seeding", "deployment"), name
+                    assert parts[1] in ("disk", "errors", "seeding", "deployment"), name
 
         sys.meta_path.insert(0, Block())
         from nlpapp.deployment import serve, serve_command

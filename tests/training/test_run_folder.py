@@ -8,7 +8,7 @@ import yaml
 
 from nlpapp.errors import ConfigError
 from nlpapp.training.fit import TrainingConfig
-from nlpapp.training.run_folder import RunFolder, flatten, write_atomically
+from nlpapp.training.run_folder import RunFolder, flatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     def refuse(path, text):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("nlpapp.training.run_folder.write_atomically", refuse)
+    monkeypatch.setattr("nlpapp.training.run_folder.write_text", refuse)
     with pytest.raises(ConfigError, match="cannot write to the output folder"):
         open_run(tmp_path / "run")
 
@@ -75,19 +75,6 @@ def test_rewind_drops_later_and_broken_records(tmp_path):
     records = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [1, 2]
     assert run.seconds >= 100
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "metrics.json"
-    write_atomically(path, "old")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError):
-        write_atomically(path, "new")
-    assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_flatten():

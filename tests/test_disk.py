@@ -3,12 +3,13 @@ import hashlib
 
 import pytest
 
-from nlpapp.data.disk import (
+from nlpapp.disk import (
     damage,
     disk_errors,
     file_sha256,
     read_json,
     write_json,
+    write_text,
     written_whole,
 )
 from nlpapp.errors import DataError
@@ -22,7 +23,7 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def failing(*arguments):
         raise OSError("no")
 
-    monkeypatch.setattr("nlpapp.data.disk.os.replace", failing)
+    monkeypatch.setattr("nlpapp.disk.os.replace", failing)
     with pytest.raises(OSError):
         write_json(path, {"a": 2})
     assert read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
@@ -61,3 +62,16 @@ def test_json_that_is_damaged_is_not_there(tmp_path):
 def test_errors_of_the_disk_say_what_to_do(number, text):
     with pytest.raises(DataError, match=text), disk_errors("folder", "All is kept"):
         raise OSError(number, "no")
+
+
+def test_a_failed_write_leaves_the_old_text(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.json"
+    write_text(path, "old \u00e9")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError):
+        write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "old \u00e9" and list(tmp_path.iterdir()) == [path]
