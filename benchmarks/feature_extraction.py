@@ -27,7 +27,7 @@ import torch
 
 from nlpapp.data.feature_files import FeatureChunk, FeatureLayout, FeatureWriter, FileFormat
 from nlpapp.data.feature_rows import RowEncoder, split_pair
-from nlpapp.models.bert import BertSizeConfig, bert_config
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.features import FeatureExtractor, load_encoder, random_encoder
 from nlpapp.text.wordpiece import load_tokenizer
 

@@ -15,7 +15,8 @@ import time
 import torch
 from transformers import BertForPreTraining
 
-from nlpapp.models.bert import SIZES, BertPretrainingModel, BertSizeConfig, bert_config
+from nlpapp.models.bert import BertPretrainingModel
+from nlpapp.models.bert_size import SIZES, BertSizeConfig, bert_config
 from nlpapp.objectives.bert_pretraining import BertPretrainingObjective
 from nlpapp.training.optimizers import OptimizerConfig, build_optimizer
 

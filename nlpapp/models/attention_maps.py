@@ -34,7 +34,8 @@ from transformers import (
 from transformers.masking_utils import eager_mask
 
 from nlpapp.errors import CheckpointError, ConfigError
-from nlpapp.models.bert import BertSizeConfig, apply_similarity_start, bert_config
+from nlpapp.models.bert import apply_similarity_start
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.features import load_encoder
 from nlpapp.models.transformer_xl import (
     Memory,

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from nlpapp.errors import CheckpointError, ConfigError
-from nlpapp.models.bert import BertSizeConfig, apply_similarity_start, bert_config
+from nlpapp.models.bert import apply_similarity_start
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.pretrained import load_classifier, load_pretrained, read_config
 
 logger = logging.getLogger(__name__)

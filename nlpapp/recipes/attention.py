@@ -20,7 +20,7 @@ from nlpapp.models.attention_maps import (
     open_encoder,
     transformer_xl_attention,
 )
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.classifiers import local_folder
 from nlpapp.models.language_models import TransformerXLSizeConfig, open_language_model
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits, read_config

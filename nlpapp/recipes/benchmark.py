@@ -15,7 +15,7 @@ from nlpapp.deployment.export import export_classifier
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.pareto import plot_pareto, usual_trades, write_pareto_page
 from nlpapp.evaluation.report import write_run_report
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.bilstm import BiLstmSizeConfig, build_bilstm
 from nlpapp.models.classifiers import align_labels, build_classifier, local_folder
 from nlpapp.models.generation import generate_ids

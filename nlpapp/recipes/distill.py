@@ -13,7 +13,7 @@ from nlpapp.data.transfer_set import TransferCollator, build_transfer_set
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.predictions import score_logits, write_predictions
 from nlpapp.evaluation.student import report_student, score_student
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.bilstm import BiLstmSizeConfig, build_bilstm
 from nlpapp.models.classifiers import align_labels, label_names_of, local_folder, open_classifier
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits, save_model_folder

@@ -16,7 +16,7 @@ from nlpapp.data.glue_tasks import get_task, read_task
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.predictions import score_with_intervals, write_predictions
 from nlpapp.evaluation.report import write_run_report
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.classifiers import align_labels, local_folder, open_classifier, renamed_labels
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits
 from nlpapp.objectives.classification import forward_logits

@@ -21,7 +21,7 @@ from nlpapp.data.feature_rows import RowEncoder, TextFile, read_rows, read_texts
 from nlpapp.disk import disk_errors, write_json
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.neighbours import nearest_rows
-from nlpapp.models.bert import BertSizeConfig, bert_config
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.classifiers import local_folder
 from nlpapp.models.features import FeatureExtractor, load_encoder, random_encoder, weights_sha256
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits

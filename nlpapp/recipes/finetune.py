@@ -16,7 +16,7 @@ from nlpapp.evaluation.model_card import write_model_card
 from nlpapp.evaluation.plots import plot_curves
 from nlpapp.evaluation.predictions import score_logits, score_with_intervals, write_predictions
 from nlpapp.evaluation.report import write_run_report
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.classifiers import build_classifier, local_folder, set_dropout
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits, save_model_folder
 from nlpapp.objectives.classification import ClassificationObjective, forward_logits

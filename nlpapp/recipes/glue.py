@@ -14,7 +14,7 @@ from nlpapp.evaluation.predictions import read_predictions
 from nlpapp.evaluation.report import Section, write_report
 from nlpapp.evaluation.statistics import over_seeds
 from nlpapp.evaluation.submission import write_submission
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.recipes import finetune
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.optimizers import OptimizerConfig

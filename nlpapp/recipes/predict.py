@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from nlpapp.data.classification import EncodedExamples, evaluation_steps, read_chunks
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.predictions import PredictionFile
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.classifiers import local_folder, open_classifier, renamed_labels
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits
 from nlpapp.objectives.classification import forward_logits

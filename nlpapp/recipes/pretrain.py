@@ -14,12 +14,8 @@ from nlpapp.errors import ConfigError
 from nlpapp.evaluation.model_card import write_model_card
 from nlpapp.evaluation.plots import plot_curves
 from nlpapp.evaluation.report import write_run_report
-from nlpapp.models.bert import (
-    BertPretrainingModel,
-    BertSizeConfig,
-    apply_similarity_start,
-    bert_config,
-)
+from nlpapp.models.bert import BertPretrainingModel, apply_similarity_start
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.pretrained import (
     check_sequence_length,
     check_tokenizer_fits,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nlpapp.data.augmentation import AugmentationConfig
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.bilstm import BiLstmSizeConfig
 from nlpapp.models.language_models import TransformerXLSizeConfig
 from nlpapp.objectives.distillation import DistillationConfig

@@ -14,7 +14,7 @@ from nlpapp.models.attention_maps import (
     open_encoder,
     transformer_xl_attention,
 )
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from tests.models.test_transformer_xl import random_ids, sinusoid, tiny
 
 LENGTH = 9

@@ -8,14 +8,8 @@ from transformers import (
     BertForPreTraining,
 )
 
-from nlpapp.errors import ConfigError
-from nlpapp.models.bert import (
-    SIZES,
-    BertPretrainingModel,
-    BertSizeConfig,
-    apply_similarity_start,
-    bert_config,
-)
+from nlpapp.models.bert import BertPretrainingModel, apply_similarity_start
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.pretrained import save_model_folder
 
 SIZE = BertSizeConfig(num_layers=2, hidden_size=16, num_heads=2, max_position_embeddings=32)
@@ -65,22 +59,6 @@ def test_the_folder_loads_in_transformers_with_equal_outputs(bert, batch, tmp_pa
     torch.testing.assert_close(
         classifier.bert(**batch).pooler_output, bert.bert(**batch).pooler_output
     )
-
-
-def test_published_sizes():
-    """Parameters of the published models (vocabulary 30,522), pooler included, heads left out."""
-    published = {"tiny": 4.4, "mini": 11.3, "small": 29.1, "medium": 41.7, "base": 110.1}
-    for name, millions in published.items():
-        layers, hidden, heads = SIZES[name]
-        size = BertSizeConfig(num_layers=layers, hidden_size=hidden, num_heads=heads)
-        with torch.device("meta"):
-            model = BertForPreTraining(bert_config(size, vocab_size=30522))
-        assert model.bert.num_parameters() / 1e6 == pytest.approx(millions, rel=0.02)
-
-
-def test_heads_must_divide_the_width():
-    with pytest.raises(ConfigError, match="hidden_size 10 is not a multiple of num_heads 4"):
-        BertSizeConfig(hidden_size=10, num_heads=4)
 
 
 def test_similarity_start_makes_equal_words_attend_to_each_other():

@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining
 
 from nlpapp.errors import CheckpointError, ConfigError
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.classifiers import (
     align_labels,
     build_classifier,

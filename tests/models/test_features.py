@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertModel
 
 from nlpapp.errors import CheckpointError, ConfigError
-from nlpapp.models.bert import BertSizeConfig, bert_config
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.bilstm import BiLstmSizeConfig, build_bilstm
 from nlpapp.models.features import (
     FeatureExtractor,

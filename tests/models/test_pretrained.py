@@ -6,7 +6,7 @@ from transformers import BertForPreTraining, BertForSequenceClassification
 
 from nlpapp.errors import CheckpointError, ConfigError
 from nlpapp.models import pretrained
-from nlpapp.models.bert import BertSizeConfig, bert_config
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
 
 SIZE = BertSizeConfig(num_layers=1, hidden_size=8, num_heads=2, max_position_embeddings=16)
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import BertForPreTraining
 
-from nlpapp.models.bert import BertPretrainingModel, BertSizeConfig, bert_config
+from nlpapp.models.bert import BertPretrainingModel
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.objectives.bert_pretraining import BertPretrainingObjective
 
 SIZE = BertSizeConfig(

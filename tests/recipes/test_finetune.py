@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from nlpapp.errors import ConfigError, DataError
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.recipes import finetune
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.optimizers import OptimizerConfig

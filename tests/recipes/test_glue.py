@@ -7,7 +7,7 @@ import pytest
 
 from nlpapp.data.glue_tasks import TASKS
 from nlpapp.errors import ConfigError
-from nlpapp.models.bert import BertSizeConfig
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.recipes import finetune, glue
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.optimizers import OptimizerConfig
