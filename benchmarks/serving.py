@@ -14,6 +14,7 @@ import collections
 import contextlib
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ import numpy as np
 import psutil
 
 from nlpapp.deployment.runtime import open_bundle
-from nlpapp.deployment.serve_command import available_cores
+from nlpapp.deployment.serve_process import available_cores
 from nlpapp.deployment.serve_process import bind
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
@@ -44,9 +45,12 @@ def main() -> None:
         found: dict[str, Any] = {"bundle": str(bundle), "cores": cores, "texts": len(texts)}
         found["offline"] = offline(bundle, texts, cores, options)
         with server(bundle, options, Path(folder) / "log") as (url, process):
-            found["wrk"] = wrk(url, texts, options, Path(folder))
+            found["wrk"] = wrk(url, process, texts, options, Path(folder))
             rate = found["wrk"]["requests_per_second"]
             found["share_of_offline"] = rate / found["offline"]["texts_per_second"]
+            # By processor time, of which neither wrk nor other jobs on the machine have a part.
+            spent = found["wrk"]["server_cpu_ms_per_request"]
+            found["share_of_offline_by_cpu"] = found["offline"]["cpu_ms_per_text"] / spent
             steady = open_loop(url, texts, 0.8 * rate, options.steady_seconds)
             found["at_80_percent"] = steady
             found["at_3_times"] = overload(url, process, texts, 3 * rate, options)
@@ -64,7 +68,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bundle", help="a classifier exported by nlpapp export")
     parser.add_argument("--texts", default=str(SAMPLE / "sentiment" / "dev.tsv"))
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--workers", type=int, default=0, help="0: one per core")
+    parser.add_argument("--workers", type=int, default=0, help="0: one for four cores")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20, help="of throughput and of overload")
     parser.add_argument("--steady-seconds", type=float, default=300, help="at 80 percent")
@@ -111,7 +115,17 @@ def offline(bundle: Any, texts: list[str], cores: int, options: Any) -> dict[str
         start = time.monotonic()
         predictor.predict(many)
         rates.append(len(many) / (time.monotonic() - start))
-    return {"texts_per_second": float(np.median(rates)), "rounds": len(rates)}
+    # Threads of one batch wait for each other, which is processor time as well: so with one.
+    predictor = open_bundle(bundle, precision=options.precision, threads=1)
+    predictor.predict(many[:64])
+    start = time.process_time()
+    predictor.predict(many)
+    spent = time.process_time() - start
+    return {
+        "texts_per_second": float(np.median(rates)),
+        "rounds": len(rates),
+        "cpu_ms_per_text": 1000 * spent / len(many),
+    }
 
 
 @contextlib.contextmanager
@@ -145,7 +159,7 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def wrk(url: str, texts: list[str], options: Any, folder: Path) -> dict[str, Any]:
+def wrk(url: str, process: Any, texts: list[str], options: Any, folder: Path) -> dict[str, Any]:
     """Return what wrk finds with many connections that each ask one text after another."""
     bodies = ",\n".join(json.dumps(json.dumps({"texts": [text]})) for text in texts)
     script = folder / "post.lua"
@@ -154,17 +168,21 @@ def wrk(url: str, texts: list[str], options: Any, folder: Path) -> dict[str, Any
         "function request() n = n % #bodies + 1;"
         ' return wrk.format("POST", "/predict", nil, bodies[n]) end\n'
         "function done(summary, latency)\n"
-        ' print(string.format("RESULT %f %f %f %d %d", summary.requests / summary.duration * 1e6,'
-        " latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, summary.errors.status,"
-        " summary.errors.connect + summary.errors.read + summary.errors.timeout)) end\n",
+        ' print(string.format("RESULT %f %f %f %d %d %d",'
+        " summary.requests / summary.duration * 1e6, latency:percentile(50) / 1e3,"
+        " latency:percentile(99) / 1e3, summary.errors.status,"
+        " summary.errors.connect + summary.errors.read + summary.errors.timeout,"
+        " summary.requests)) end\n",
         encoding="utf-8",
     )
     command = ["wrk", "-t1", f"-c{options.connections}", f"-d{options.seconds:g}s"]
     command += ["-s", str(script), url]
     subprocess.run([*command[:3], "-d2s", *command[4:]], check=True, capture_output=True)
+    before = cpu_seconds(process), sum(os.times()[2:4])
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    server_spent, own = cpu_seconds(process) - before[0], sum(os.times()[2:4]) - before[1]
     numbers = next(line for line in output.splitlines() if line.startswith("RESULT"))
-    rate, median, tail, refused, failed = map(float, numbers.split()[1:])
+    rate, median, tail, refused, failed, answers = map(float, numbers.split()[1:])
     return {
         "connections": options.connections,
         "requests_per_second": rate,
@@ -172,7 +190,20 @@ def wrk(url: str, texts: list[str], options: Any, folder: Path) -> dict[str, Any
         "p99_ms": tail,
         "refused": int(refused),
         "failed": int(failed),
+        "server_cpu_ms_per_request": 1000 * server_spent / answers,
+        "wrk_cpu_ms_per_request": 1000 * own / answers,
     }
+
+
+def family(process: Any) -> list[psutil.Process]:
+    """Return a server's processes."""
+    parent = psutil.Process(process.pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+def cpu_seconds(process: Any) -> float:
+    """Return the processor seconds that a server's processes have taken so far."""
+    return sum(sum(child.cpu_times()[:2]) for child in family(process))
 
 
 class Connections:
@@ -277,9 +308,7 @@ def overload(url: str, process: Any, texts: list[str], rate: float, options: Any
 
 def memory(process: Any) -> float:
     """Return the resident megabytes of a server's processes."""
-    parent = psutil.Process(process.pid)
-    found = [parent, *parent.children(recursive=True)]
-    return sum(child.memory_info().rss for child in found) / 2**20
+    return sum(child.memory_info().rss for child in family(process)) / 2**20
 
 
 def stop_under_load(url: str, process: Any, texts: list[str]) -> dict[str, Any]:

@@ -6,43 +6,26 @@ Legend: T segment length, M memory length, D hidden width, V vocabulary.
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from nlpapp.deployment.bundle_files import Precision, read_manifest, verified_bytes
-from nlpapp.deployment.runtime import READERS, open_session
-from nlpapp.errors import CheckpointError, ConfigError, DataError
+from nlpapp.deployment.bundle_files import verified_bytes
+from nlpapp.deployment.runtime import Bundle
+from nlpapp.errors import ConfigError, DataError
 
 PROMPT_SEGMENT = 512
 """Tokens of a prompt that are read at once; as `nlpapp generate` does, whose text is the same."""
 
 
-class LanguageModel:
+class LanguageModel(Bundle):
     """A Transformer-XL that continues prompts, loaded from a bundle folder of `nlpapp export`."""
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        precision: Precision = "fp32",
-        threads: int | None = None,
-        device: Literal["cpu", "cuda"] = "cpu",
-    ) -> None:
-        """Load a bundle; the arguments and errors are those of `runtime.Predictor`."""
-        self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        kind = self.manifest.get("kind", "classifier")
-        if kind != "language-model":
-            raise CheckpointError(
-                f"{folder} is a bundle of the kind '{kind}', which {READERS.get(kind, 'nothing')} "
-                "opens, not LanguageModel."
-            )
-        self.session = open_session(
-            self.folder, self.manifest, precision=precision, threads=threads, device=device
-        )
-        self.vocabulary = _Words(self.folder, self.manifest)
+    reader = "LanguageModel"
+
+    def _open(self) -> None:
+        self.vocabulary = _Words(self.folder, self._manifest)
 
     def generate(
         self,

@@ -35,15 +35,26 @@ Prediction = dict[str, Any]
 """{"label": name, "probabilities": {name: probability}}, or {"score": value} of a regression."""
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 """Texts, or pairs of texts."""
+Reading = tuple[Encoding, ...]
+"""The tokens of a text or a pair; of a siamese model those of each side."""
 Pooling = Literal["mean", "cls", "max"]
 POOLINGS = ("mean", "cls", "max")
 
 BATCH_TOKENS = 4096
 """Positions of a batch, padding included: bounds memory, and larger ones are no faster on a CPU."""
+ENCODING_ATTRIBUTES = {
+    "input_ids": "ids",
+    "attention_mask": "attention_mask",
+    "token_type_ids": "type_ids",
+}
+"""Input of a model -> the attribute of an Encoding that it comes from."""
 
 
-class Predictor:
-    """A classifier (or regression) of texts, loaded from a bundle folder of `nlpapp export`."""
+class Bundle:
+    """What all readers of bundles share: the manifest, and a session of the model."""
+
+    reader = ""
+    """The name that `READERS` has for it."""
 
     def __init__(
         self,
@@ -63,37 +74,137 @@ class Predictor:
             device: cuda needs the package onnxruntime-gpu.
 
         Raises:
-            CheckpointError: the folder is no bundle of a classifier, or a file of it is missing or
-                was changed.
+            CheckpointError: the folder is no bundle of this kind, or a file of it is missing or was
+                changed.
             ConfigError: the bundle has no model of this precision, or there is no such device.
         """
-        self._model = _Model(folder, "Predictor", precision, threads, device)
-        self.folder = self._model.folder
-        self.session = self._model.session
-        self.tokenizer = self._model.tokenizer
-        self.labels: list[str] = read_labels(self.folder, self._model.manifest)
-        self.max_length: int | None = self._model.max_length
+        self.folder = Path(folder)
+        self._manifest = read_manifest(self.folder)
+        kind = str(self._manifest.get("kind", "classifier"))
+        if READERS.get(kind) != self.reader:
+            raise CheckpointError(
+                f"{folder} is a bundle of the kind '{kind}', which {READERS.get(kind, 'nothing')} "
+                f"opens, not {self.reader}."
+            )
+        self.session = open_session(
+            self.folder, self._manifest, precision=precision, threads=threads, device=device
+        )
+        self._open()
+
+    def _open(self) -> None:
+        """Read what this kind of bundle has beside the model."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the bundle was made from: model_type, kind, versions, files and their sha256."""
+        return dict(self._manifest)
+
+
+class TextReader(Bundle):
+    """What predictors and encoders share: a tokenizer, and batches of texts of similar length."""
+
+    def _open(self) -> None:
+        tokenizer = verified_bytes(self.folder, "tokenizer.json", self._manifest["files"])
+        self.tokenizer = Tokenizer.from_str(tokenizer.decode())
+        self._pad_id = (self.tokenizer.padding or {}).get("pad_id", 0)
+        self.tokenizer.no_padding()  # batches are put together by length below
+        self.max_length: int | None = (self.tokenizer.truncation or {}).get("max_length")
         """Tokens that are read of a text, special ones included; the rest is cut."""
+        self._inputs = {entry.name for entry in self.session.get_inputs()}
 
     @property
     def siamese(self) -> bool:
         """Whether the model reads two texts with one encoder, and so cannot do without pairs."""
-        return self._model.siamese
+        return "input_ids_b" in self._inputs
+
+    def read(self, texts: Texts, pairs: Sequence[str] | None = None) -> list[Reading]:
+        """Return the tokens of each text, or pair.
+
+        Raises:
+            DataError: a text is empty or not a string, or the pairs do not match the texts.
+        """
+        first, second = _split(texts, pairs)
+        self._check(first, second)
+        if second is None:
+            sides = [self.tokenizer.encode_batch(list(first))]
+        elif self.siamese:
+            sides = [self.tokenizer.encode_batch(list(side)) for side in (first, second)]
+        else:
+            sides = [self.tokenizer.encode_batch(list(zip(first, second, strict=True)))]
+        return list(zip(*sides, strict=True))
+
+    def batches(
+        self, readings: Sequence[Reading], batch_size: int, batch_tokens: int
+    ) -> Iterator[np.ndarray]:
+        """Yield the indices of readings of similar length, the shortest first."""
+        if batch_size < 1 or batch_tokens < 1:
+            raise ConfigError(
+                f"batch_size {batch_size} and batch_tokens {batch_tokens} must be at least 1."
+            )
+        lengths = np.array([reading_length(reading) for reading in readings])
+        order = np.argsort(lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while (
+                end < min(start + batch_size, len(order))
+                and (end + 1 - start) * lengths[order[end]] <= batch_tokens
+            ):
+                end += 1
+            yield order[start:end]
+            start = end
+
+    def feed(self, readings: Sequence[Reading]) -> dict[str, np.ndarray]:
+        """Return the inputs of the model for readings that are computed at once, padded."""
+        feed: dict[str, np.ndarray] = {}
+        for suffix, side in zip(("", "_b"), zip(*readings, strict=True), strict=False):
+            width = max(map(len, side))
+            for name, attribute in ENCODING_ATTRIBUTES.items():
+                if name + suffix not in self._inputs:
+                    continue
+                padding = self._pad_id if name == "input_ids" else 0
+                rows = np.full((len(side), width), padding, dtype=np.int64)  # (B, S)
+                for row, encoding in zip(rows, side, strict=True):
+                    row[: len(encoding)] = getattr(encoding, attribute)
+                feed[name + suffix] = rows
+        return feed
+
+    def _check(self, texts: Sequence[Any], pairs: Sequence[Any] | None) -> None:
+        if self.siamese and pairs is None:
+            raise DataError(f"the model in {self.folder} compares two texts: give pairs as well.")
+        if pairs is not None and len(pairs) != len(texts):
+            raise DataError(
+                f"there are {len(texts)} texts and {len(pairs)} pairs; give one for each."
+            )
+        for name, side in (("texts", texts), ("pairs", pairs)):
+            if isinstance(side, str):
+                raise DataError(f"{name} is one string; give a list of strings.")
+            for index, text in enumerate(side or ()):
+                if not isinstance(text, str):
+                    kind = type(text).__name__
+                    raise DataError(f"{name}[{index}] is of type {kind}; expected a string.")
+                if not text.strip():
+                    raise DataError(f"{name}[{index}] is empty; leave empty texts out.")
+
+
+class Predictor(TextReader):
+    """A classifier (or regression) of texts, loaded from a bundle folder of `nlpapp export`."""
+
+    reader = "Predictor"
+
+    def _open(self) -> None:
+        super()._open()
+        self.labels: list[str] = read_labels(self.folder, self._manifest)
 
     @property
     def is_pair(self) -> bool:
         """Whether the model was made for pairs of texts, as far as the bundle knows."""
-        return self.siamese or bool(self._model.manifest.get("pairs"))
+        return self.siamese or bool(self._manifest.get("pairs"))
 
     @property
     def is_regression(self) -> bool:
         """Whether a prediction is a score instead of a class."""
         return not self.labels
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What the bundle was made from: model_type, kind, versions, files and their sha256."""
-        return dict(self._model.manifest)
 
     def predict(
         self,
@@ -121,6 +232,32 @@ class Predictor:
         if not len(texts):
             return []
         logits = self.logits(texts, pairs, batch_size=batch_size, batch_tokens=batch_tokens)
+        return self._predictions(logits)
+
+    def predict_together(self, readings: Sequence[Reading]) -> list[Prediction]:
+        """Return one prediction a reading of `read`; all are computed at once."""
+        return self._predictions(self._run(readings))
+
+    def logits(
+        self,
+        texts: Texts,
+        pairs: Sequence[str] | None = None,
+        *,
+        batch_size: int = 32,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> np.ndarray:
+        """Return the model's raw outputs, (N, C), for texts as in `predict`."""
+        readings = self.read(texts, pairs)
+        rows = np.empty((len(readings), max(1, len(self.labels))), dtype=np.float32)
+        for part in self.batches(readings, batch_size, batch_tokens):
+            rows[part] = self._run([readings[index] for index in part])
+        return rows
+
+    def _run(self, readings: Sequence[Reading]) -> np.ndarray:
+        (found,) = self.session.run(["logits"], self.feed(readings))  # (B, C)
+        return found
+
+    def _predictions(self, logits: np.ndarray) -> list[Prediction]:
         if not self.labels:
             return [{"score": float(row[0])} for row in logits]
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -133,53 +270,19 @@ class Predictor:
             for row in probabilities
         ]
 
-    def logits(
-        self,
-        texts: Texts,
-        pairs: Sequence[str] | None = None,
-        *,
-        batch_size: int = 32,
-        batch_tokens: int = BATCH_TOKENS,
-    ) -> np.ndarray:
-        """Return the model's raw outputs, (N, C), for texts as in `predict`."""
-        sides = self._model.read(texts, pairs)
-        rows: np.ndarray | None = None
-        for part, feed in self._model.batches(sides, batch_size, batch_tokens):
-            (found,) = self.session.run(["logits"], feed)
-            if rows is None:
-                rows = np.empty((len(texts), found.shape[1]), dtype=np.float32)
-            rows[part] = found
-        return np.empty((0, max(1, len(self.labels)))) if rows is None else rows
 
-
-class Encoder:
+class Encoder(TextReader):
     """Vectors of texts from an encoder, loaded from a bundle folder of `nlpapp export`."""
 
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        precision: Precision = "fp32",
-        threads: int | None = None,
-        device: Literal["cpu", "cuda"] = "cpu",
-    ) -> None:
-        """Load a bundle; the arguments and errors are those of `Predictor`."""
-        self._model = _Model(folder, "Encoder", precision, threads, device)
-        self.folder = self._model.folder
-        self.session = self._model.session
-        self.tokenizer = self._model.tokenizer
-        self.max_length: int | None = self._model.max_length
-        """Tokens that are read of a text, special ones included; the rest is cut."""
-        self.num_layers = int(self._model.manifest["num_layers"])
-        """Layers of the encoder; layer 0 is the embeddings."""
-        self.layers: list[int] = sorted(int(layer) for layer in self._model.manifest["layers"])
-        """Layers that the bundle has, counted from the embeddings (0)."""
-        self.hidden_size = int(self._model.manifest["hidden_size"])
+    reader = "Encoder"
 
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What the bundle was made from: model_type, kind, versions, files and their sha256."""
-        return dict(self._model.manifest)
+    def _open(self) -> None:
+        super()._open()
+        self.num_layers = int(self._manifest["num_layers"])
+        """Layers of the encoder; layer 0 is the embeddings."""
+        self.layers: list[int] = sorted(int(layer) for layer in self._manifest["layers"])
+        """Layers that the bundle has, counted from the embeddings (0)."""
+        self.hidden_size = int(self._manifest["hidden_size"])
 
     def encode(
         self,
@@ -203,17 +306,25 @@ class Encoder:
             ConfigError: an unknown pooling, or a layer that the bundle does not have.
             DataError: a text is empty or not a string.
         """
+        readings = self.read(texts)
+        vectors = np.empty((len(readings), self.hidden_size), dtype=np.float32)
+        for part in self.batches(readings, batch_size, batch_tokens):
+            together = [readings[index] for index in part]
+            vectors[part] = self.encode_together(together, pooling=pooling, layer=layer)
+        return vectors
+
+    def encode_together(
+        self, readings: Sequence[Reading], *, pooling: Pooling = "mean", layer: int = -1
+    ) -> np.ndarray:
+        """Return one vector a reading of `read`, (B, H); all are computed at once."""
         if pooling not in POOLINGS:
             raise ConfigError(f"pooling '{pooling}' is unknown; expected {', '.join(POOLINGS)}.")
         output = f"layer_{self._layer(layer)}"
-        vectors = np.empty((len(texts), self.hidden_size), dtype=np.float32)
-        sides = self._model.read(texts, None)
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("only_execute_path_to_fetches", "1")
-        for part, feed in self._model.batches(sides, batch_size, batch_tokens):
-            (states,) = self.session.run([output], feed, options)  # (B, S, H)
-            vectors[part] = pool(states, feed["attention_mask"], pooling)
-        return vectors
+        feed = self.feed(readings)
+        (states,) = self.session.run([output], feed, options)  # (B, S, H)
+        return pool(states, feed["attention_mask"], pooling)
 
     def _layer(self, layer: int) -> int:
         found = layer + self.num_layers + 1 if layer < 0 else layer
@@ -234,6 +345,11 @@ def pool(states: np.ndarray, attention_mask: np.ndarray, pooling: str) -> np.nda
     if pooling == "max":
         return np.where(inside, states, np.finfo(states.dtype).min).max(axis=1)
     return np.where(inside, states, 0).sum(axis=1) / inside.sum(axis=1)
+
+
+def reading_length(reading: Reading) -> int:
+    """Return the positions that a reading takes; of a siamese model those of the longer side."""
+    return max(map(len, reading))
 
 
 def open_bundle(
@@ -311,101 +427,6 @@ def load_onnx(
         level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.graph_optimization_level = level
     return onnxruntime.InferenceSession(str(path), options, providers=[provider])
-
-
-class _Model:
-    """What predictors and encoders share: a session, a tokenizer, and batches by length."""
-
-    def __init__(
-        self, folder: str | Path, reader: str, precision: str, threads: int | None, device: str
-    ) -> None:
-        self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder)
-        kind = str(self.manifest.get("kind", "classifier"))
-        if READERS.get(kind) != reader:
-            raise CheckpointError(
-                f"{folder} is a bundle of the kind '{kind}', which {READERS.get(kind, 'nothing')} "
-                f"opens, not {reader}."
-            )
-        self.session = open_session(
-            self.folder, self.manifest, precision=precision, threads=threads, device=device
-        )
-        tokenizer = verified_bytes(self.folder, "tokenizer.json", self.manifest["files"])
-        self.tokenizer = Tokenizer.from_str(tokenizer.decode())
-        self._pad_id = (self.tokenizer.padding or {}).get("pad_id", 0)
-        self.tokenizer.no_padding()  # batches are put together by length below
-        self.max_length = (self.tokenizer.truncation or {}).get("max_length")
-        self._inputs = {entry.name for entry in self.session.get_inputs()}
-        self.siamese = "input_ids_b" in self._inputs
-
-    def read(self, texts: Texts, pairs: Sequence[str] | None) -> list[list[Encoding]]:
-        """Return the encoded texts; of a siamese model those of each side."""
-        first, second = _split(texts, pairs)
-        self._check(first, second)
-        if second is None:
-            return [self.tokenizer.encode_batch(list(first))]
-        if self.siamese:
-            return [self.tokenizer.encode_batch(list(side)) for side in (first, second)]
-        return [self.tokenizer.encode_batch(list(zip(first, second, strict=True)))]
-
-    def batches(
-        self, sides: list[list[Encoding]], batch_size: int, batch_tokens: int
-    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Yield (rows, inputs of the model) of texts of similar length."""
-        if batch_size < 1 or batch_tokens < 1:
-            raise ConfigError(
-                f"batch_size {batch_size} and batch_tokens {batch_tokens} must be at least 1."
-            )
-        lengths = np.array([[len(encoding.ids) for encoding in side] for side in sides]).max(axis=0)
-        order = np.argsort(lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            end = start + 1
-            while (
-                end < min(start + batch_size, len(order))
-                and (end + 1 - start) * lengths[order[end]] <= batch_tokens
-            ):
-                end += 1
-            part, start = order[start:end], end
-            feed: dict[str, np.ndarray] = {}
-            for suffix, side in zip(("", "_b"), sides, strict=False):
-                feed |= self._feed([side[index] for index in part], suffix)
-            yield part, feed
-
-    def _feed(self, encodings: list[Encoding], suffix: str) -> dict[str, np.ndarray]:
-        width = max(len(encoding.ids) for encoding in encodings)
-        columns = {
-            "input_ids": "ids",
-            "attention_mask": "attention_mask",
-            "token_type_ids": "type_ids",
-        }
-        feed = {}
-        for name, attribute in columns.items():
-            if name + suffix not in self._inputs:
-                continue
-            padding = self._pad_id if name == "input_ids" else 0
-            rows = np.full((len(encodings), width), padding, dtype=np.int64)  # (B, S)
-            for row, encoding in zip(rows, encodings, strict=True):
-                row[: len(encoding.ids)] = getattr(encoding, attribute)
-            feed[name + suffix] = rows
-        return feed
-
-    def _check(self, texts: Sequence[Any], pairs: Sequence[Any] | None) -> None:
-        if self.siamese and pairs is None:
-            raise DataError(f"the model in {self.folder} compares two texts: give pairs as well.")
-        if pairs is not None and len(pairs) != len(texts):
-            raise DataError(
-                f"there are {len(texts)} texts and {len(pairs)} pairs; give one for each."
-            )
-        for name, side in (("texts", texts), ("pairs", pairs)):
-            if isinstance(side, str):
-                raise DataError(f"{name} is one string; give a list of strings.")
-            for index, text in enumerate(side or ()):
-                if not isinstance(text, str):
-                    kind = type(text).__name__
-                    raise DataError(f"{name}[{index}] is of type {kind}; expected a string.")
-                if not text.strip():
-                    raise DataError(f"{name}[{index}] is empty; leave empty texts out.")
 
 
 def _split(texts: Any, pairs: Sequence[str] | None) -> tuple[Sequence[Any], Sequence[Any] | None]:

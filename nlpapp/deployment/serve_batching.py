@@ -1,11 +1,12 @@
-"""Dynamic batches of a server: what waits while the model computes is computed together next.
+"""Dynamic batches of a server: rows that wait while the model computes are computed together next.
 
-One thread computes; the queue before it is bounded in rows and in time. What does not fit is
-refused at once, so that memory stays flat and nobody waits for an answer that comes too late.
+What is computed next is the row that waits longest, with those others of about its length whose
+padding costs less than it saves to compute them at once. The queue is bounded in rows and in time.
+What does not fit is refused at once, so that memory stays flat and nobody waits for an answer that
+comes too late.
 """
 
 import asyncio
-import collections
 import logging
 import time
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -13,10 +14,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from nlpapp.errors import NlpappError
 
+Read = Callable[[Hashable, Sequence[Any]], Sequence[tuple[Any, int]]]
+"""(key, rows) -> of each row what `Compute` is given, and how long that is; runs in a thread."""
 Compute = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
-"""(key, rows) -> one result a row; runs in the batcher's thread."""
+"""(key, rows as read) -> one result a row; runs in a thread."""
+
+COMPUTATION_POSITIONS = 24
+"""What it costs to begin a computation, however few rows it has, in positions of padding. A MiniLM
+on a CPU reads its weights from memory for each: as long as 17 to 30 positions take."""
 
 
 class OverloadedError(NlpappError):
@@ -36,12 +45,43 @@ class AbandonedError(NlpappError):
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _Request:
     key: Hashable
-    rows: Sequence[Any]
+    results: list[Any]
     future: asyncio.Future
     is_gone: Callable[[], Awaitable[bool]] | None
+    missing: int
     since: float = field(default_factory=time.monotonic)
+
+    def answer(self, place: int, result: Any) -> None:
+        """Keep the result of the row at ``place``; the last one completes the request."""
+        self.results[place] = result
+        self.missing -= 1
+        if not self.missing and not self.future.done():
+            self.future.set_result(self.results)
+
+    def fail(self, error: Exception) -> None:
+        """End the request; rows of it that still wait are not computed."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(eq=False)
+class _Row:
+    request: _Request
+    place: int
+    content: Any
+    length: int = -1  # until it is read; no token at all is a length as well
+
+    @property
+    def key(self) -> Hashable:
+        """Rows of different keys are not computed together."""
+        return self.request.key
+
+
+def without_read(key: Hashable, rows: Sequence[Any]) -> list[tuple[Any, int]]:
+    """Return rows as they are, all of one length."""
+    return [(row, 1) for row in rows]
 
 
 class Batcher:
@@ -51,7 +91,10 @@ class Batcher:
         self,
         compute: Compute,
         *,
+        read: Read = without_read,
+        threads: int = 1,
         max_rows: int = 64,
+        max_positions: int = 4096,
         max_wait: float = 0.002,
         max_queue_rows: int = 512,
         max_queue_seconds: float = 5.0,
@@ -60,8 +103,11 @@ class Batcher:
         """Make a batcher; `start` it inside a running event loop.
 
         Args:
-            compute: what gives the results; called in a thread of its own, one call at a time.
-            max_rows: rows of a batch; a request of more rows is a batch by itself.
+            compute: what gives the results; called in threads of the batcher.
+            read: what is done with rows before their lengths are known.
+            threads: batches that are computed at the same time.
+            max_rows: rows of a batch.
+            max_positions: rows of a batch times the length of its longest, which bounds memory.
             max_wait: seconds that the first row of a batch waits for company; it does so only while
                 requests come together, for a lone client would wait for nothing.
             max_queue_rows: rows that may wait; what comes after is refused.
@@ -69,36 +115,43 @@ class Batcher:
             observe: told (rows, seconds that the oldest waited) of every batch.
         """
         self._compute = compute
+        self._read = read
+        self._threads = threads
         self._max_rows = max_rows
+        self._max_positions = max_positions
         self._max_wait = max_wait
         self._max_queue_rows = max_queue_rows
         self._max_queue_seconds = max_queue_seconds
         self._observe = observe
-        self._queue: collections.deque[_Waiting] = collections.deque()
+        self._queue: list[_Row] = []  # the oldest first
         self._news = asyncio.Event()
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._task: asyncio.Task | None = None
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="inference")
+        self._tasks: list[asyncio.Task] = []
         self._stopping = False
         self._in_company = False
-        self._rate = 0.0  # rows a second, smoothed; 0 until the first batch
-        self.queued_rows = 0
+        self._done_rows = self._done_seconds = 0.0  # of the last batches, the latest counts most
+
+    @property
+    def queued_rows(self) -> int:
         """Rows that wait now."""
+        return len(self._queue)
 
     @property
     def alive(self) -> bool:
         """Whether rows that are submitted now will be computed."""
-        return self._task is not None and not self._task.done() and not self._stopping
+        running = bool(self._tasks) and not any(task.done() for task in self._tasks)
+        return running and not self._stopping
 
     def start(self) -> None:
         """Begin to compute."""
-        self._task = asyncio.get_running_loop().create_task(self._work())
+        loop, taking = asyncio.get_running_loop(), asyncio.Lock()
+        self._tasks = [loop.create_task(self._work(taking)) for _ in range(self._threads)]
 
     async def stop(self) -> None:
-        """Compute what waits, then end the thread; rows that come later are refused."""
+        """Compute what waits, then end the threads; rows that come later are refused."""
         self._stopping = True
         self._news.set()
-        if self._task is not None:
-            await self._task
+        await asyncio.gather(*self._tasks)
         self._executor.shutdown(wait=True)
 
     async def submit(
@@ -111,7 +164,7 @@ class Batcher:
         """Return one result a row.
 
         Args:
-            rows: what ``compute`` reads.
+            rows: what ``read`` reads.
             key: rows of different keys are not computed together.
             is_gone: says whether nobody waits for the results any more; asked before computing.
 
@@ -127,43 +180,48 @@ class Batcher:
                 f"{self.queued_rows} rows wait already, at most {self._max_queue_rows} may.",
                 retry_after=self.retry_after(),
             )
-        if self._rate and self.queued_rows / self._rate > self._max_queue_seconds:
+        if self._wait() > self._max_queue_seconds:
             # Better refused now than expired later, when nothing is left of the client's time.
             raise OverloadedError(
                 f"the wait would be longer than {self._max_queue_seconds:g} s.",
                 retry_after=self.retry_after(),
             )
         future = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(key, rows, future, is_gone))
-        self.queued_rows += len(rows)
+        request = _Request(key, [None] * len(rows), future, is_gone, missing=len(rows))
+        self._queue += [_Row(request, place, row) for place, row in enumerate(rows)]
         self._news.set()
         return await future
 
     def retry_after(self) -> int:
         """Return the whole seconds, 1 to 60, in which the present queue should be done."""
-        seconds = self.queued_rows / self._rate if self._rate else 1.0
-        return int(min(60, max(1, -(-seconds // 1))))
+        return int(min(60, max(1, -(-self._wait() // 1))))
 
-    async def _work(self) -> None:
+    def _wait(self) -> float:
+        """Return the seconds in which the present queue should be done; 0 before the first rows."""
+        if not self._done_rows:
+            return 0.0
+        return self.queued_rows * self._done_seconds / self._done_rows / self._threads
+
+    async def _work(self, taking: asyncio.Lock) -> None:
+        """Compute batches until the end; ``taking`` is held by who takes one from the queue."""
         while True:
-            if not self._queue:
-                if self._stopping:
+            async with taking:
+                while not self._queue and not self._stopping:
+                    self._news.clear()
+                    await self._news.wait()
+                if not self._queue:
                     return
-                self._news.clear()
-                await self._news.wait()
-                continue
-            await self._wait_for_company()
-            batch = await self._take()
+                await self._wait_for_company()
+                batch = await self._take()
             if batch:
-                self._in_company = len(batch) > 1
                 await self._run(batch)
 
     async def _wait_for_company(self) -> None:
-        in_company = self._in_company or len(self._queue) > 1
-        while (
-            in_company and self._queue and self.queued_rows < self._max_rows and not self._stopping
-        ):
-            left = self._queue[0].since + self._max_wait - time.monotonic()
+        if not self._in_company and len(self._queue) == 1:
+            return
+        until = self._queue[0].request.since + self._max_wait
+        while self.queued_rows < self._max_rows and not self._stopping:
+            left = until - time.monotonic()
             if left <= 0:
                 return
             self._news.clear()
@@ -172,61 +230,101 @@ class Batcher:
             except asyncio.TimeoutError:
                 return
 
-    async def _take(self) -> list[_Waiting]:
-        """Take the oldest rows and those of the same key, without those nobody waits for."""
-        batch: list[_Waiting] = []
-        others: list[_Waiting] = []
-        rows = 0
-        while self._queue and rows < self._max_rows:
-            item = self._queue.popleft()
-            if await self._is_void(item):
-                self.queued_rows -= len(item.rows)
-            elif batch and (item.key != batch[0].key or rows + len(item.rows) > self._max_rows):
-                others.append(item)
-            else:
-                batch.append(item)
-                rows += len(item.rows)
-                self.queued_rows -= len(item.rows)
-        self._queue.extendleft(reversed(others))
-        return batch
+    async def _take(self) -> list[_Row]:
+        """Take the oldest row, and others of its key that are cheap to compute with it."""
+        while True:
+            await self._read_rows()
+            # Without those that were cancelled, or cannot be read.
+            self._queue = [row for row in self._queue if not row.request.future.done()]
+            if not self._queue:
+                return []
+            oldest = self._queue[0]
+            if oldest.length < 0:  # it came while others were read
+                continue
+            pool = [row for row in self._queue if row.length >= 0 and row.key == oldest.key]
+            pool.sort(key=lambda row: row.length)  # of equal lengths the older ones stay first
+            start, end = cheapest_window(
+                np.array([row.length for row in pool]),
+                pool.index(oldest),
+                self._max_rows,
+                self._max_positions,
+            )
+            batch = pool[start:end]
+            requests = {row.request for row in batch}
+            if not any([await self._is_void(request) for request in requests]):
+                taken = set(batch)
+                self._queue = [row for row in self._queue if row not in taken]
+                self._in_company = len(requests) > 1
+                return batch
 
-    async def _is_void(self, item: _Waiting) -> bool:
-        if item.future.done():  # cancelled
-            return True
-        if item.is_gone is not None and await item.is_gone():
-            item.future.set_exception(AbandonedError("the client went away."))
-            return True
-        if not self._stopping and time.monotonic() - item.since > self._max_queue_seconds:
+    async def _read_rows(self) -> None:
+        """Read the rows that came since the last batch."""
+        unread: dict[Hashable, list[_Row]] = {}
+        for row in self._queue:
+            if row.length < 0:
+                unread.setdefault(row.key, []).append(row)
+        for rows in unread.values():
+            for row, found in zip(rows, await self._in_thread(self._read, rows), strict=True):
+                if isinstance(found, Exception):
+                    row.request.fail(found)
+                else:
+                    row.content, row.length = found
+
+    async def _is_void(self, request: _Request) -> bool:
+        """End a request that nobody waits for, or that waited too long; return whether it did."""
+        if request.is_gone is not None and await request.is_gone():
+            request.fail(AbandonedError("the client went away."))
+        elif not self._stopping and time.monotonic() - request.since > self._max_queue_seconds:
             message = f"the rows waited for more than {self._max_queue_seconds:g} s."
-            item.future.set_exception(ExpiredError(message, retry_after=self.retry_after()))
-            return True
-        return False
+            request.fail(ExpiredError(message, retry_after=self.retry_after()))
+        return request.future.done()
 
-    async def _run(self, batch: list[_Waiting]) -> None:
+    async def _run(self, batch: list[_Row]) -> None:
         start = time.monotonic()
-        rows = [row for item in batch for row in item.rows]
         if self._observe is not None:
-            self._observe(len(rows), start - batch[0].since)
-        loop = asyncio.get_running_loop()
-        try:
-            results = await loop.run_in_executor(self._executor, self._compute, batch[0].key, rows)
-        except Exception as error:
-            await self._blame(batch, error)
-            return
-        seconds = max(time.monotonic() - start, 1e-6)
-        self._rate += (len(rows) / seconds - self._rate) * (0.1 if self._rate else 1.0)
-        done = 0
-        for item in batch:
-            if not item.future.done():
-                item.future.set_result(results[done : done + len(item.rows)])
-            done += len(item.rows)
+            oldest = min(row.request.since for row in batch)
+            self._observe(len(batch), start - oldest)
+        results = await self._in_thread(self._compute, batch)
+        self._done_rows = 0.9 * self._done_rows + len(batch)
+        self._done_seconds = 0.9 * self._done_seconds + time.monotonic() - start
+        for row, result in zip(batch, results, strict=True):
+            if isinstance(result, Exception):
+                row.request.fail(result)
+            else:
+                row.request.answer(row.place, result)
 
-    async def _blame(self, batch: list[_Waiting], error: Exception) -> None:
-        """Give ``error`` to the request it belongs to; the others of the batch are not at fault."""
-        if len(batch) == 1:
-            if not batch[0].future.done():
-                batch[0].future.set_exception(error)
-            return
-        logging.getLogger("nlpapp.serve").debug("a batch failed: its requests run one by one")
-        for item in batch:
-            await self._run([item])
+    async def _in_thread(self, function: Compute, rows: Sequence[_Row]) -> Sequence[Any]:
+        """Return the result of each row, or the error of those that are at fault."""
+        loop, key = asyncio.get_running_loop(), rows[0].key
+        try:
+            contents = [row.content for row in rows]
+            return await loop.run_in_executor(self._executor, function, key, contents)
+        except Exception as error:
+            if len(rows) == 1:
+                return [error]
+        logging.getLogger("nlpapp.serve").debug("a batch failed: its rows run one by one")
+        return [(await self._in_thread(function, [row]))[0] for row in rows]
+
+
+def cheapest_window(
+    lengths: np.ndarray, place: int, max_rows: int, max_positions: int
+) -> tuple[int, int]:
+    """Return (start, end) of the rows around ``place`` that waste the least, per row.
+
+    What is wasted is the beginning of a computation and the padding to the longest of its rows.
+
+    Args:
+        lengths: of the rows, in ascending order.
+        place: the row that must be among them.
+        max_rows: the most rows.
+        max_positions: the most rows times positions of the longest, if it is not a row alone.
+    """
+    before = np.concatenate([[0], np.cumsum(lengths)])
+    starts = np.arange(max(0, place + 1 - max_rows), place + 1)[:, None]
+    ends = np.arange(place + 1, min(len(lengths), place + max_rows) + 1)[None]
+    rows = ends - starts
+    positions = rows * lengths[ends - 1]
+    waste = (COMPUTATION_POSITIONS + positions - (before[ends] - before[starts])) / rows
+    waste[(rows > max_rows) | ((positions > max_positions) & (rows > 1))] = np.inf
+    row, column = np.unravel_index(waste.argmin(), waste.shape)
+    return int(starts[row, 0]), int(ends[0, column])

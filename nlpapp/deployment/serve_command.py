@@ -1,24 +1,16 @@
 """`nlpapp serve` where only the runtime is installed, as in an image: no PyTorch, no recipes.
 
-python -m nlpapp.deployment.serve_command --host 0.0.0.0 --workers 2 bundle
+python -m nlpapp.deployment.serve_command --host 0.0.0.0 bundle
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from nlpapp.deployment.bundle_files import MODEL_FILES
 from nlpapp.deployment.serve_models import open_models
-from nlpapp.deployment.serve_process import ServerSettings, bind, serve
+from nlpapp.deployment.serve_process import ServerSettings, bind, serve, share_cores
 from nlpapp.errors import NlpappError
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,18 +20,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--precision", choices=list(MODEL_FILES), default="fp32")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core")
-    parser.add_argument("--threads", type=int, default=0, help="0: the cores by the processes")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: by the cores")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="batches at a time in a process; 0: by the cores"
+    )
     parser.add_argument("--drain-seconds", type=float, default=1.0)
     parser.add_argument("--stop-seconds", type=float, default=30.0)
     options = parser.parse_args(arguments)
-    cores = available_cores()
-    workers = options.workers or cores
+    workers, threads = share_cores(options.workers, options.threads)
     settings = ServerSettings(
         models=options.models,
         precision=options.precision,
         workers=workers,
-        threads=options.threads or max(1, cores // workers),
+        threads=threads,
         drain_seconds=options.drain_seconds,
         stop_seconds=options.stop_seconds,
     )

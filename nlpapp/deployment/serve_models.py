@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlpapp.deployment.runtime import Encoder, Precision, Predictor, open_bundle
+from nlpapp.deployment.runtime import (
+    Encoder,
+    Precision,
+    Predictor,
+    Reading,
+    open_bundle,
+    reading_length,
+)
 from nlpapp.errors import ConfigError, DataError
 
 Row = tuple[str, str | None]
@@ -14,9 +21,6 @@ Row = tuple[str, str | None]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
-BATCH_SIZE = 8
-"""Rows of similar length that go through the model at once. The rows that wait in a server differ
-in length, so larger ones are mostly padding: of 4, 8, 16 and 32 this is the fastest on a CPU."""
 CONTAINERS = ("bundle", "model")
 """Folder names that say nothing: the folder above them names the model."""
 
@@ -86,16 +90,18 @@ class ServedModel:
         elif reader.siamese and any(pair is None for _, pair in rows):
             raise DataError(f"'{self.name}' compares two texts: give pairs as well.")
 
-    def compute(self, key: Hashable, rows: Sequence[Row]) -> Sequence[Any]:
-        """Return one answer a row; the ``key`` is that of `batch_key`."""
-        assert isinstance(key, tuple)
-        paired, pooling, layer = key
-        texts: Any = list(rows) if paired else [text for text, _ in rows]
+    def read(self, key: Hashable, rows: Sequence[Row]) -> list[tuple[Reading, int]]:
+        """Return the tokens of each row and their number; the ``key`` is that of `batch_key`."""
+        paired, *_ = _parts(key)
+        texts: Any = rows if paired else [text for text, _ in rows]
+        return [(reading, reading_length(reading)) for reading in self.reader.read(texts)]
+
+    def compute(self, key: Hashable, readings: Sequence[Reading]) -> Sequence[Any]:
+        """Return one answer a reading; all are computed at once."""
         if isinstance(self.reader, Encoder):
-            return self.reader.encode(
-                texts, pooling=pooling, layer=layer, batch_size=BATCH_SIZE
-            ).tolist()
-        return self.reader.predict(texts, batch_size=BATCH_SIZE)
+            _, pooling, layer = _parts(key)
+            return self.reader.encode_together(readings, pooling=pooling, layer=layer).tolist()
+        return self.reader.predict_together(readings)
 
 
 def batch_key(
@@ -103,6 +109,11 @@ def batch_key(
 ) -> tuple[bool, str | None, int | None]:
     """Return what rows must have in common to be computed together."""
     return rows[0][1] is not None, pooling, layer
+
+
+def _parts(key: Hashable) -> tuple[bool, Any, Any]:
+    assert isinstance(key, tuple)
+    return key
 
 
 def open_models(

@@ -32,9 +32,10 @@ class Config:
     precision: Literal["fp32", "fp16", "int8", "int8-static"] = "fp32"
     """Which model of each bundle."""
     workers: int = 0
-    """Processes, each with all models in memory; 0: one per core."""
+    """Processes, each with all models in memory; 0: one for four cores."""
     threads: int = 0
-    """Processor threads of one computation; 0: the cores divided by the processes."""
+    """Batches that a process computes at the same time, a processor thread each; 0: the cores
+    divided by the processes."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     """What a request may ask for."""
     drain_seconds: float = 1.0
@@ -64,13 +65,12 @@ def run(config: Config) -> dict[str, float]:
         raise ConfigError(
             f"{error}. Install what a server needs: pip install 'nlpapp[serve]'."
         ) from error
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = config.workers or cores or 1
+    workers, threads = serve_process.share_cores(config.workers, config.threads)
     settings = serve_process.ServerSettings(
         models=[str(model) for model in config.models],
         precision=config.precision,
         workers=workers,
-        threads=config.threads or max(1, (cores or 1) // workers),
+        threads=threads,
         drain_seconds=config.drain_seconds,
         stop_seconds=config.stop_seconds,
         limits=config.limits,

@@ -13,7 +13,7 @@ pytest.importorskip("prometheus_client")
 
 from nlpapp.deployment.export import export_classifier
 from nlpapp.deployment.runtime import Predictor
-from nlpapp.deployment.serve import build_app
+from nlpapp.deployment.serve import build_app, has_gone
 from nlpapp.deployment.serve_limits import LimitsConfig
 from nlpapp.deployment.serve_models import open_models
 from nlpapp.deployment.serve_process import BackgroundServer, ServerSettings
@@ -163,6 +163,42 @@ def test_requests_of_many_clients_are_computed_together(url):
     assert batches < float(figures['nlpapp_rows_total{model="bilstm"}'])
 
 
+def test_endpoints_of_texts_answer_the_same_through_fastapi(folders):
+    guard = build_app(open_models([folders / "bilstm"], threads=1))
+    bodies = ({"texts": ["good film"]}, {"texts": []}, {"texts": ["a"], "model": "none"})
+
+    async def answers(app):
+        return [await Requests(app).post("/predict", body) for body in bodies]
+
+    async def whole():
+        await guard.app.state.service.start()
+        direct = await answers(guard)
+        endpoints, guard.app._endpoints = guard.app._endpoints, {}
+        through = await answers(guard)
+        guard.app._endpoints = endpoints
+        await guard.app.state.service.stop()
+        return direct, through
+
+    direct, through = asyncio.run(whole())
+    assert [answer[0] for answer in direct] == [200, 422, 404]
+    for one, other in zip(direct, through, strict=True):
+        assert (one[0], one[2]) == (other[0], other[2])
+        assert one[1].keys() == other[1].keys()
+
+
+@pytest.mark.parametrize(
+    ("message", "gone"),
+    [(None, False), ({"type": "http.disconnect"}, True), ({"type": "http.request"}, False)],
+)
+def test_whether_a_client_has_gone_is_known_without_waiting(message, gone):
+    async def receive():
+        if message is None:
+            await asyncio.Event().wait()
+        return message
+
+    assert asyncio.run(asyncio.wait_for(has_gone(receive), 5)) is gone
+
+
 class Requests:
     """Asks an application without a network."""
 
@@ -197,16 +233,20 @@ class Requests:
 def with_held_model(folders, scenario, **limits):
     """Run ``scenario(requests, batches, go_on)`` with a model that computes once go_on is set."""
     models = open_models([folders / "bilstm"], threads=1)
-    compute = models["bilstm"].compute
+    read, compute = models["bilstm"].read, models["bilstm"].compute
     batches, go_on = [], threading.Event()
     go_on.set()
 
-    def held(key, rows):
-        batches.append([text for text, _ in rows])
-        assert go_on.wait(20)
-        return compute(key, rows)
+    def read_with_text(key, rows):
+        found = zip(rows, read(key, rows), strict=True)
+        return [((text, reading), length) for (text, _), (reading, length) in found]
 
-    models["bilstm"].compute = held
+    def held(key, readings):
+        batches.append([text for text, _ in readings])
+        assert go_on.wait(20)
+        return compute(key, [reading for _, reading in readings])
+
+    models["bilstm"].read, models["bilstm"].compute = read_with_text, held
     guard = build_app(models, limits=LimitsConfig(**limits))
     service = guard.app.state.service
 
@@ -252,14 +292,14 @@ def test_rows_that_wait_too_long_are_answered_503(folders):
         first = asyncio.create_task(requests.post("/predict", {"texts": ["first"]}))
         await until(lambda: batches)
         late = asyncio.create_task(requests.post("/predict", {"texts": ["late"]}))
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.6)
         go_on.set()
         status, headers, _ = await late
         assert (status, int(headers["retry-after"]) >= 1) == (503, True)
         assert (await first)[0] == 200
         assert batches == [["first"]]
 
-    with_held_model(folders, scenario, max_queue_seconds=0.05)
+    with_held_model(folders, scenario, max_queue_seconds=0.5)
 
 
 def test_a_client_that_went_away_is_not_computed_for(folders):

@@ -1,9 +1,17 @@
 import asyncio
 import threading
 
+import numpy as np
 import pytest
 
-from nlpapp.deployment.serve_batching import AbandonedError, Batcher, ExpiredError, OverloadedError
+from nlpapp.deployment.serve_batching import (
+    COMPUTATION_POSITIONS,
+    AbandonedError,
+    Batcher,
+    ExpiredError,
+    OverloadedError,
+    cheapest_window,
+)
 
 
 class Doubling:
@@ -115,15 +123,15 @@ def test_rows_that_waited_too_long_are_not_computed():
     async def scenario(batcher, compute):
         first = await hold_up(batcher, compute)
         (late,) = await submit_all(batcher, [[1]])
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.6)
         compute.go_on.set()
-        with pytest.raises(ExpiredError, match="waited for more than 0.01 s"):
+        with pytest.raises(ExpiredError, match="waited for more than 0.5 s"):
             await late
         await first
         assert [rows for _, rows in compute.batches] == [[0]]
         assert batcher.queued_rows == 0
 
-    run(scenario, max_queue_seconds=0.01)
+    run(scenario, max_queue_seconds=0.5)
 
 
 def test_rows_that_nobody_waits_for_are_not_computed():
@@ -209,3 +217,89 @@ def test_rows_that_would_expire_in_the_queue_are_refused_at_once():
         await asyncio.gather(first, *tasks)
 
     run(scenario, max_queue_seconds=0.5)
+
+
+def test_rows_of_like_length_are_computed_together_around_the_oldest():
+    def read(key, rows):
+        return [(row, row) for row in rows]
+
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute, row=1)
+        tasks = await submit_all(batcher, [[100], [10], [101, 11], [102], [12]])
+        compute.go_on.set()
+        assert await asyncio.gather(first, *tasks) == [[2], [200], [20], [202, 22], [204], [24]]
+        assert [rows for _, rows in compute.batches] == [[1], [100, 101, 102], [10, 11, 12]]
+
+    run(scenario, read=read)
+
+
+def test_the_cheapest_rows_are_those_of_a_search_through_all():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        lengths = np.sort(rng.integers(0, 80, size=rng.integers(1, 30)))
+        place, most = int(rng.integers(len(lengths))), int(rng.integers(1, 12))
+        found = cheapest_window(lengths, place, most, 200)
+        costs = {}
+        for start in range(place + 1):
+            for end in range(place + 1, len(lengths) + 1):
+                rows, longest = end - start, int(lengths[end - 1])
+                if rows == 1 or (rows <= most and rows * longest <= 200):
+                    padding = sum(longest - int(length) for length in lengths[start:end])
+                    costs[start, end] = (COMPUTATION_POSITIONS + padding) / rows
+        assert costs[found] == min(costs.values())
+
+
+def test_rows_that_come_while_others_are_read_are_read_before_they_are_computed():
+    reading, go_on = threading.Event(), threading.Event()
+
+    def read(key, rows):
+        reading.set()
+        assert go_on.wait(10)
+        return [(row + 0.5, 1) for row in rows]
+
+    async def scenario(batcher, compute):
+        first = asyncio.create_task(batcher.submit([1]))
+        await asyncio.to_thread(reading.wait, 10)
+        tasks = await submit_all(batcher, [[2], [3]])
+        go_on.set()
+        assert await asyncio.gather(first, *tasks) == [[3.0], [5.0], [7.0]]
+
+    run(scenario, read=read)
+
+
+def test_a_row_that_cannot_be_read_fails_its_request_alone():
+    def read(key, rows):
+        return [(int(row), 1) for row in rows]
+
+    async def scenario(batcher, compute):
+        compute.hold()
+        first = asyncio.create_task(batcher.submit(["0"]))
+        await asyncio.to_thread(compute.entered.wait, 10)
+        good, bad = await submit_all(batcher, [["1"], ["2", "x"]])
+        compute.go_on.set()
+        assert await good == [2]
+        with pytest.raises(ValueError, match="invalid literal"):
+            await bad
+        await first
+        assert [rows for _, rows in compute.batches] == [[0], [1]]
+        assert batcher.queued_rows == 0 and batcher.alive
+
+    run(scenario, read=read)
+
+
+def test_several_threads_compute_at_the_same_time():
+    together = threading.Barrier(2)
+
+    def compute(key, rows):
+        together.wait(10)  # fails where one waits for the other
+        return rows
+
+    async def whole():
+        batcher = Batcher(compute, threads=2, max_rows=1)
+        batcher.start()
+        tasks = await submit_all(batcher, [[1], [2], [3], [4]])
+        assert await asyncio.gather(*tasks) == [[1], [2], [3], [4]]
+        await batcher.stop()
+        assert not batcher.alive
+
+    asyncio.run(asyncio.wait_for(whole(), 20))

@@ -10,7 +10,8 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
 from nlpapp.deployment import serve_command
-from nlpapp.deployment.serve_command import available_cores, main
+from nlpapp.deployment.serve_command import main
+from nlpapp.deployment.serve_process import available_cores
 
 
 def test_options_become_settings(monkeypatch, tmp_path):
@@ -46,7 +47,7 @@ def test_it_needs_neither_torch_nor_the_rest_of_the_package():
 
         sys.meta_path.insert(0, Block())
         from nlpapp.deployment import serve, serve_command
-        print(serve_command.available_cores())
+        print(serve_command.share_cores(1, 0)[1])
     """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     result = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))

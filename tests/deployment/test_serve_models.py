@@ -52,15 +52,21 @@ def test_models_say_what_they_are(models):
     assert models["vectors"].describe()["answers"] == ["/embed"]
 
 
+def compute(model, key, rows):
+    readings, lengths = zip(*model.read(key, rows), strict=True)
+    assert lengths == tuple(max(map(len, reading)) for reading in readings)
+    return model.compute(key, readings)
+
+
 def test_answers_are_those_of_the_runtime(models, folders):
-    found = models["classes"].compute(batch_key(ROWS), ROWS)
+    found = compute(models["classes"], batch_key(ROWS), ROWS)
     assert found == Predictor(folders / "classes").predict([text for text, _ in ROWS])
     pairs = [("good", "bad"), ("the cat", "a dog")]
-    found = models["siamese"].compute(batch_key(pairs), pairs)
+    found = compute(models["siamese"], batch_key(pairs), pairs)
     assert found == Predictor(folders / "siamese").predict(*map(list, zip(*pairs, strict=True)))
     key = batch_key(ROWS, pooling="mean", layer=1)
-    vectors = np.array(models["vectors"].compute(key, ROWS))
-    half = models["vectors"].compute(batch_key(ROWS, pooling="mean", layer=0), ROWS)
+    vectors = np.array(compute(models["vectors"], key, ROWS))
+    half = compute(models["vectors"], batch_key(ROWS, pooling="mean", layer=0), ROWS)
     np.testing.assert_allclose(vectors, 2 * np.array(half), rtol=1e-6)
 
 

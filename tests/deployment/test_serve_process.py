@@ -17,6 +17,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+from nlpapp.deployment import serve_process
 from nlpapp.deployment.export import export_classifier
 from nlpapp.deployment.serve_limits import LimitsConfig
 from nlpapp.deployment.serve_process import (
@@ -252,3 +253,18 @@ def test_a_socket_that_takes_no_more_keeps_what_it_has():
                 assert accepted.recv(100) == b"question"
                 first.sendall(b"more")
                 assert accepted.recv(100) == b"more"
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "threads", "expected"),
+    [
+        (1, 0, 0, (1, 1)),
+        (2, 0, 0, (1, 2)),
+        (16, 0, 0, (4, 4)),
+        (4, 4, 0, (4, 1)),
+        (4, 0, 3, (1, 3)),
+    ],
+)
+def test_cores_are_shared(monkeypatch, cores, workers, threads, expected):
+    monkeypatch.setattr(serve_process, "available_cores", lambda: cores)
+    assert serve_process.share_cores(workers, threads) == expected
