@@ -3,10 +3,12 @@
 The row of n tokens is cut into lanes, stretches that lie side by side in a batch; step s holds
 tokens s*T ... (s+1)*T - 1 of every lane. So lane i of a step goes on where lane i of the step
 before ended, and a memory kept for it stays valid. Processes and micro-batches share out the lanes,
-not the time.
+not the time. An epoch may have its lanes in another order, and segments of varying length; both
+depend on (seed, epoch) only, so that any number of processes and a resumed run read the same.
 
 Every token is predicted from the one before it, the first from ``start_id``; a lane's first token
-is predicted from the last of the lane before it, so that cutting loses no prediction.
+is predicted from the last of the lane before it, so that cutting loses no prediction. Where the
+lanes cannot be of equal length the last are padded, with labels of -100.
 
 Legend: n = tokens, T = segment length, L = tokens of a lane.
 """
@@ -14,18 +16,21 @@ Legend: n = tokens, T = segment length, L = tokens of a lane.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nlpapp.data.sampling import Batch, split_step
-from nlpapp.data.table_files import read_lines
+from nlpapp import seeding
+from nlpapp.data.sampling import Batch, epoch_order, split_step
 from nlpapp.errors import ConfigError, DataError
+from nlpapp.text.language_text import LanguageText
 from nlpapp.text.vocabulary import Vocabulary
 
 IGNORED_LABEL = -100
+BLOCK = 1 << 20
+"""Ids that are looked at together."""
 
 
 def smallest_dtype(vocab_size: int) -> np.dtype:
@@ -33,7 +38,9 @@ def smallest_dtype(vocab_size: int) -> np.dtype:
     return np.min_scalar_type(vocab_size - 1)
 
 
-def write_token_ids(path: Path, lines: Iterable[list[int]], vocab_size: int) -> np.ndarray:
+def write_token_ids(
+    path: Path, lines: Iterable[Sequence[int] | np.ndarray], vocab_size: int
+) -> np.ndarray:
     """Write the ids of ``lines``, one after the other, to an .npy file; return it memory-mapped.
 
     Needs the memory of a few lines only. The file appears whole or not at all, so several processes
@@ -69,26 +76,63 @@ def write_token_ids(path: Path, lines: Iterable[list[int]], vocab_size: int) -> 
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def encode_file(text_file: str | Path, vocabulary: Vocabulary, cache: Path) -> np.ndarray:
-    """Return the ids of a text file, memory-mapped from the .npy file ``cache``, which is written.
+def encode_text(text: LanguageText, vocabulary: Vocabulary, folder: Path) -> np.ndarray:
+    """Return the ids of a text, memory-mapped from a file in ``folder``.
+
+    The file is named for vocabulary and text: it is written once, and found again by a resumed run.
 
     Raises:
-        DataError: the file is absent, empty, not UTF-8, or has a word that the vocabulary lacks.
+        DataError: the text is damaged, has only empty lines, or has a word the vocabulary lacks.
     """
-    lines = (line for _, line in read_lines(Path(text_file)))
-    encoded = vocabulary.encode_lines(lines, source=str(text_file))
-    ids = write_token_ids(cache, encoded, len(vocabulary))
-    if (ids == vocabulary.end_id).all():
-        raise DataError(f"{text_file} has only empty lines: there is nothing to learn or to score.")
+    path = (
+        folder / f"{seeding.derive_seed(0, vocabulary.fingerprint(), text.fingerprint()):016x}.npy"
+    )
+    if path.is_file():
+        ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    else:
+        ids = write_token_ids(path, text.encode(vocabulary), len(vocabulary))
+    blocks = (ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK))
+    if not any((block != vocabulary.end_id).any() for block in blocks):
+        raise DataError(f"{text.name} has only empty lines: there is nothing to learn or to score.")
     return ids
+
+
+def check_training_length(num_tokens: int, num_lanes: int, segment_length: int, name: str) -> None:
+    """Raise ConfigError if a text is shorter than one batch of segments."""
+    if num_tokens < num_lanes * segment_length:
+        raise ConfigError(
+            f"{name} has {num_tokens} tokens, fewer than one batch of {num_lanes} lanes x "
+            f"{segment_length} tokens. Lower batch_size or segment_length, or use more text."
+        )
+
+
+def segment_borders(
+    lane_length: int, segment_length: int, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Return where the segments of a lane begin, and its end: (number of segments + 1,).
+
+    Args:
+        lane_length: L.
+        segment_length: T.
+        rng: draws the lengths as Merity et al. 2018 do (arXiv 1708.02182, section 4.1): from a
+            normal distribution of standard deviation 5 around T, or in one of twenty cases around
+            T / 2; at least 5 and at most T + 15, so that attention needs bounded memory. None: all
+            segments have T tokens, but for the last.
+    """
+    if rng is None:
+        return np.append(np.arange(0, lane_length, segment_length), lane_length)
+    borders = [0]
+    while borders[-1] < lane_length:
+        mean = segment_length if rng.random() < 0.95 else segment_length / 2
+        length = min(max(5, int(rng.normal(mean, 5))), segment_length + 15)
+        borders.append(min(borders[-1] + length, lane_length))
+    return np.array(borders)
 
 
 class StreamSteps:
     """A row of ids as optimizer steps of ordered (lanes, T) segments; see the top of this file.
 
-    For training the end of the row that does not fill all lanes equally is left out
-    (``num_trimmed`` tokens, fewer than lanes). With ``keep_all``, for evaluation, nothing is: the
-    last lanes are padded with label -100. A lane's last segment may be shorter than T.
+    Every token is predicted exactly once an epoch. A lane's last segment may be shorter than T.
     """
 
     def __init__(
@@ -98,7 +142,9 @@ class StreamSteps:
         num_lanes: int,
         segment_length: int,
         start_id: int,
-        keep_all: bool = False,
+        seed: int = 0,
+        shuffle_lanes: bool = False,
+        variable_length: bool = False,
         name: str = "the text",
     ) -> None:
         """Cut ``token_ids`` (n,) into lanes.
@@ -108,11 +154,13 @@ class StreamSteps:
             num_lanes: lanes, over all processes and micro-batches together.
             segment_length: T, in tokens.
             start_id: stands before the first token; by custom <eos>.
-            keep_all: predict every token, with padding (evaluation).
+            seed: of the two options below.
+            shuffle_lanes: which rows hold which lanes is drawn anew for each epoch.
+            variable_length: lengths of segments are drawn anew for each epoch (`segment_borders`).
             name: what error messages call the text.
 
         Raises:
-            ConfigError: the text is shorter than one batch of segments, or an option is below 1.
+            ConfigError: an option is below 1.
             DataError: the text is empty.
         """
         if num_lanes < 1 or segment_length < 1:
@@ -121,41 +169,45 @@ class StreamSteps:
             )
         if len(token_ids) == 0:
             raise DataError(f"{name} is empty: there is nothing to predict.")
-        if not keep_all and len(token_ids) < num_lanes * segment_length:
-            raise ConfigError(
-                f"{name} has {len(token_ids)} tokens, fewer than one batch of {num_lanes} lanes x "
-                f"{segment_length} tokens. Lower batch_size or segment_length, or use more text."
-            )
         self.token_ids = token_ids
         # More lanes than tokens would be padding only.
         self.num_lanes = min(num_lanes, len(token_ids))
         self.segment_length = segment_length
         self.start_id = start_id
-        self.lane_length = (
-            -(-len(token_ids) // self.num_lanes) if keep_all else len(token_ids) // num_lanes
-        )
-        self.num_predicted = min(len(token_ids), self.lane_length * self.num_lanes)
-        self.num_trimmed = len(token_ids) - self.num_predicted
+        self.seed = seed
+        self.shuffle_lanes = shuffle_lanes
+        self.variable_length = variable_length
+        self.lane_length = -(-len(token_ids) // self.num_lanes)
+        self._cut: tuple[int, np.ndarray] | None = None
 
     def num_steps(self, epoch: int) -> int:
         """Return the number of segments of a lane."""
-        return -(-self.lane_length // self.segment_length)
+        return len(self._borders(epoch)) - 1
+
+    def _borders(self, epoch: int) -> np.ndarray:
+        if self._cut is None or (self._cut[0] != epoch and self.variable_length):
+            rng = seeding.generator(self.seed, "segments", epoch) if self.variable_length else None
+            borders = segment_borders(self.lane_length, self.segment_length, rng)
+            self._cut = (epoch, borders)
+        return self._cut[1]
 
     def micro_batches(
         self, epoch: int, step: int, *, rank: int, world_size: int, accumulation: int
     ) -> list[Batch]:
         """Return {"input_ids", "labels"}, (b, T) int64, for each micro-batch of this process."""
-        shares = split_step(np.arange(self.num_lanes), rank, world_size, accumulation)
-        return [self._segment(lanes, step) for lanes in shares]
+        lanes = np.arange(self.num_lanes)
+        if self.shuffle_lanes:
+            lanes = epoch_order(self.num_lanes, self.seed, epoch)
+        start, stop = self._borders(epoch)[step : step + 2].tolist()
+        shares = split_step(lanes, rank, world_size, accumulation)
+        return [self._segment(share, start, stop) for share in shares]
 
-    def _segment(self, lanes: np.ndarray, step: int) -> Batch:
-        start = step * self.segment_length
-        stop = min(start + self.segment_length, self.lane_length)
+    def _segment(self, lanes: np.ndarray, start: int, stop: int) -> Batch:
         inputs = np.full((len(lanes), stop - start), self.start_id, dtype=np.int64)
         labels = np.full((len(lanes), stop - start), IGNORED_LABEL, dtype=np.int64)
         for row, lane in enumerate(lanes):
             first = lane * self.lane_length + start
-            last = min(lane * self.lane_length + stop, self.num_predicted)
+            last = min(lane * self.lane_length + stop, len(self.token_ids))
             if first < last:
                 labels[row, : last - first] = self.token_ids[first:last]
                 context = max(first - 1, 0)  # the token before each label

@@ -38,31 +38,26 @@ class TransformerXLStep(nn.Module):
         hidden = self._embed(body.embedding, input_ids) * config.hidden_size**0.5
         positions = self._sinusoids(memory[0], hidden)  # (K, D)
         remembered = []
-        for layer, old in zip(body.layers, memory, strict=True):
+        for index, (layer, old) in enumerate(zip(body.layers, memory, strict=True)):
             context = torch.cat([old, hidden], dim=1)  # (B, K, D)
             kept = context[:, -self.mem_len :] if self.mem_len else context[:, :0]
             remembered.append(kept)
-            hidden = self._layer(layer, hidden, context, positions)
+            hidden = self._layer(index, layer, hidden, context, positions)
         hidden = body.final_norm(hidden)
         return (self._log_probabilities(hidden), *remembered)
 
     def _embed(self, tables: Any, ids: Tensor) -> Tensor:
         """Return (B, T, D); each word has its vector from the one cluster that it is in."""
         if len(tables.bounds) == 1:
-            return self._vectors(tables[0], ids)
+            return tables.vectors(0, ids)
         total: Tensor | None = None
         for index, (start, end) in enumerate(tables.bounds):
             inside = ((ids >= start) & (ids < end))[:, :, None]  # (B, T, 1)
-            vectors = self._vectors(tables[index], (ids - start).clamp(0, end - start - 1))
+            vectors = tables.vectors(index, (ids - start).clamp(0, end - start - 1))
             part = torch.where(inside, vectors, torch.zeros_like(vectors))
             total = part if total is None else total + part
         assert total is not None
         return total
-
-    @staticmethod
-    def _vectors(table: Any, ids: Tensor) -> Tensor:
-        vectors = functional.embedding(ids, table.weight)
-        return vectors if table.projection is None else functional.linear(vectors, table.projection)
 
     def _sinusoids(self, memory: Tensor, hidden: Tensor) -> Tensor:
         config = self.model.config
@@ -74,12 +69,15 @@ class TransformerXLStep(nn.Module):
         angles = distances[:, None] * torch.pow(10000.0, -exponents)  # (K, D / 2)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
-    def _layer(self, layer: Any, hidden: Tensor, context: Tensor, positions: Tensor) -> Tensor:
+    def _layer(
+        self, index: int, layer: Any, hidden: Tensor, context: Tensor, positions: Tensor
+    ) -> Tensor:
         segment = hidden
         if layer.pre_norm:
             context = layer.attention_norm(context)
             segment = context[:, -hidden.shape[1] :]
-        hidden = hidden + self._attend(layer.attention, segment, context, positions)
+        biases = self.model.transformer.biases(index)
+        hidden = hidden + self._attend(layer.attention, segment, context, positions, biases)
         if layer.pre_norm:
             return hidden + self._feed_forward(layer, layer.feed_forward_norm(hidden))
         hidden = layer.attention_norm(hidden)
@@ -90,9 +88,14 @@ class TransformerXLStep(nn.Module):
         return layer.feed_forward_out(functional.relu(layer.feed_forward_in(hidden)))
 
     def _attend(
-        self, attention: Any, segment: Tensor, context: Tensor, positions: Tensor
+        self,
+        attention: Any,
+        segment: Tensor,
+        context: Tensor,
+        positions: Tensor,
+        biases: tuple[Tensor, ...],
     ) -> Tensor:
-        body = self.model.transformer
+        u, v = biases
         heads, width = attention.num_heads, attention.head_width
 
         def split(vectors: Tensor) -> Tensor:  # (..., S, D) -> (..., N, S, H)
@@ -101,16 +104,19 @@ class TransformerXLStep(nn.Module):
         query = split(attention.query(segment))  # (B, N, T, H)
         key, value = (split(part) for part in attention.key_value(context).chunk(2, dim=-1))
         distance = split(attention.position(positions))  # (N, K, H)
-        content = (query + body.content_bias) @ key.transpose(-1, -2)  # (B, N, T, K)
-        position = (query + body.position_bias) @ distance.transpose(-1, -2)
+        content = (query + u) @ key.transpose(-1, -2)  # (B, N, T, K)
+        position = (query + v) @ distance.transpose(-1, -2)
         queries, keys = segment.shape[1], context.shape[1]
         rows, columns = torch.arange(queries)[:, None], torch.arange(keys)[None]  # (T, 1), (1, K)
         # Column of the distance that key j has from query i; beyond the last one lies the future.
         source = (columns + (queries - 1 - rows)).clamp(max=keys - 1)  # (T, K)
         shifted = position.gather(-1, source.expand_as(position))
-        future = columns > rows + (keys - queries)
+        distance_of = rows + (keys - queries) - columns
+        hidden = distance_of < 0
+        if self.model.config.same_length and self.mem_len:
+            hidden = hidden | (distance_of >= self.mem_len)
         scores = (content + shifted) * width**-0.5
-        weights = scores.masked_fill(future, float("-inf")).softmax(-1)
+        weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
         return attention.output((weights @ value).transpose(1, 2).flatten(2))
 
     def _log_probabilities(self, hidden: Tensor) -> Tensor:
@@ -120,19 +126,20 @@ class TransformerXLStep(nn.Module):
         tables = self.model.transformer.embedding if tables is None else tables
         flat = hidden.flatten(0, 1)  # (B * T, D)
         parts = []
+        inputs = []
         for index, (start, end) in enumerate(softmax.bounds):
-            table, inner = tables[index], flat
-            if table.projection is not None:
-                inner = functional.linear(flat, table.projection.t())
-            parts.append(functional.linear(inner, table.weight, softmax.bias[start:end]))
+            projection = softmax.projection(index, tables)
+            inner = flat if projection is None else functional.linear(flat, projection.t())
+            inputs.append(inner)
+            scores = functional.linear(inner, tables.weight(index), softmax.bias[start:end])
+            parts.append(scores)
         if len(parts) == 1:
             return parts[0].log_softmax(-1).unflatten(0, hidden.shape[:2])
-        tails = functional.linear(flat, softmax.tail_weight, softmax.tail_bias)
+        tails = functional.linear(inputs[0], softmax.tail_weight, softmax.tail_bias)
         head = torch.cat([parts[0], tails], dim=-1).log_softmax(-1)
         size = softmax.bounds[0][1]
         found = [head[:, :size]]
-        for tail, scores in enumerate(parts[1:]):
-            place = size + tail
+        for place, scores in enumerate(parts[1:], start=size):
             found.append(head[:, place : place + 1] + scores.log_softmax(-1))
         return torch.cat(found, dim=-1).unflatten(0, hidden.shape[:2])
 

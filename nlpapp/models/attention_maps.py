@@ -34,16 +34,11 @@ from transformers import (
 from transformers.masking_utils import eager_mask
 
 from nlpapp.errors import CheckpointError, ConfigError
-from nlpapp.models.bert import apply_similarity_start
 from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.features import load_encoder
-from nlpapp.models.transformer_xl import (
-    Memory,
-    RelativeAttention,
-    TransformerXLLMHeadModel,
-    future_mask,
-    relative_shift,
-)
+from nlpapp.models.initial_attention import apply_initial_attention
+from nlpapp.models.relative_attention import RelativeAttention, relative_shift
+from nlpapp.models.transformer_xl import Memory, TransformerXLLMHeadModel
 
 logger = logging.getLogger("nlpapp")
 
@@ -128,7 +123,7 @@ def open_encoder(
         return load_encoder(folder)
     logger.warning("no model is given: a BERT with random weights attends")
     config = bert_config(size, vocab_size=vocab_size)
-    return apply_similarity_start(AutoModel.from_config(config)).eval()
+    return apply_initial_attention(AutoModel.from_config(config)).eval()
 
 
 @torch.inference_mode()
@@ -219,24 +214,20 @@ def transformer_xl_attention(
 def _relative_call(
     attention: RelativeAttention,
     segment: Tensor,
-    context: Tensor,
+    memory: Tensor | None,
     positions: Tensor,
     u: Tensor,
     v: Tensor,
+    mask: Tensor,
 ) -> _Call:
     """Compute again what ``attention`` computes inside: it returns only its output."""
-
-    def heads(vectors: Tensor) -> Tensor:  # (S, D) -> (N, S, H)
-        return vectors.unflatten(-1, (attention.num_heads, attention.head_width)).transpose(0, 1)
-
-    query = heads(attention.query(segment[0]))  # (N, T, H)
-    key = heads(attention.key_value(context[0]).chunk(2, dim=-1)[0])  # (N, K, H)
-    distance = heads(attention.position(positions))  # (N, K, H), of distances K-1 ... 0
+    projected = attention.projections(segment, memory, positions)
+    query, key = projected[0][:, 0], projected[1][0, :, 0]  # (N, T, H), (N, K, H)
+    distance = projected[2]  # (N, K, H), of distances K-1 ... 0
     content = (query + u) @ key.transpose(-1, -2)  # (N, T, K)
     position = relative_shift((query + v) @ distance.transpose(-1, -2))
     scale = attention.head_width**-0.5
-    future = future_mask(segment.shape[1], context.shape[1], segment.device)
-    weights = ((content + position) * scale).masked_fill(future, float("-inf")).softmax(-1)
+    weights = ((content + position) * scale + mask).softmax(-1)
     return _Call(weights, scale, query + u, key, query + v, distance.flip(1))
 
 

@@ -1,6 +1,10 @@
-"""Text from a language model, one token at a time, its memory kept between tokens."""
+"""Text from a language model, one token at a time, its memory kept between tokens.
+
+So a token costs the same however long the text has become, once the memory is full.
+"""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +16,9 @@ PROMPT_SEGMENT = 512
 """Tokens of a prompt that are read at once: bounds the memory that attention needs."""
 
 
-def check_sampling(*, temperature: float, top_k: int, top_p: float) -> None:
+def check_sampling(
+    *, temperature: float, top_k: int, top_p: float, repetition_penalty: float = 1.0
+) -> None:
     """Raise ConfigError if an option of `next_token_probabilities` is out of range."""
     if temperature < 0:
         raise ConfigError(
@@ -24,6 +30,10 @@ def check_sampling(*, temperature: float, top_k: int, top_p: float) -> None:
         )
     if not 0 < top_p <= 1:
         raise ConfigError(f"top_p: {top_p} must be over 0 and at most 1 (1: all tokens).")
+    if repetition_penalty <= 0:
+        raise ConfigError(
+            f"repetition_penalty: {repetition_penalty} must be over 0; 1 is none, 1.2 is usual."
+        )
 
 
 def next_token_probabilities(
@@ -53,46 +63,109 @@ def next_token_probabilities(
     return probabilities / probabilities.sum()
 
 
+def penalise_repetition(logits: np.ndarray, seen: Sequence[int], penalty: float) -> np.ndarray:
+    """Return ``logits`` (V,) with the log-probabilities of ``seen`` ids multiplied by ``penalty``.
+
+    Source: Keskar et al. 2019 (arXiv 1909.05858, section 4.1), in the form for negative scores.
+    """
+    penalised = logits.copy()
+    places = np.unique(np.asarray(seen, dtype=np.int64))
+    penalised[places] *= penalty
+    return penalised
+
+
 @torch.inference_mode()
+def generate_batch(
+    model: TransformerXLLMHeadModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    rngs: Sequence[np.random.Generator],
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    mem_len: int | None = None,
+    forbidden: Sequence[int] = (),
+) -> Iterator[list[int]]:
+    """Yield the next token of each text that ``model`` puts after ``prompts``.
+
+    Args:
+        model: in evaluation mode.
+        prompts: of equal length, since a memory has no padding; at least one id each.
+        max_new_tokens: how many lists to yield.
+        rngs: one for each prompt; what a prompt becomes depends on no other prompt.
+        temperature: see `next_token_probabilities`, as for top_k and top_p.
+        top_k: 0 for all.
+        top_p: 1 for all.
+        repetition_penalty: see `penalise_repetition`, over prompt and text; 1: none.
+        mem_len: positions that each layer remembers; None: the model's own.
+        forbidden: ids that are never yielded.
+
+    Raises:
+        ConfigError: an option is out of range, or the prompts are of several lengths.
+    """
+    check_sampling(
+        temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty
+    )
+    if len({len(prompt) for prompt in prompts}) != 1:
+        raise ConfigError("prompts of one batch must have the same number of tokens.")
+    device = next(model.parameters()).device
+    memory = None
+    texts = [list(prompt) for prompt in prompts]
+    pending = torch.tensor(texts)  # read but not yet seen by the model
+    for _ in range(max_new_tokens):
+        for segment in pending.split(PROMPT_SEGMENT, dim=1):
+            output = model(segment.to(device), memory=memory, mem_len=mem_len, logits_to_keep=1)
+            memory = output.memory
+        tokens = []
+        rows = output.logits[:, -1].float().cpu().numpy()
+        for logits, text, rng in zip(rows, texts, rngs, strict=True):
+            if repetition_penalty != 1:
+                logits = penalise_repetition(logits, text, repetition_penalty)
+            logits[list(forbidden)] = -np.inf
+            probabilities = next_token_probabilities(
+                logits, temperature=temperature, top_k=top_k, top_p=top_p
+            )
+            tokens.append(int(rng.choice(len(probabilities), p=probabilities)))
+            text.append(tokens[-1])
+        yield tokens
+        pending = torch.tensor(tokens)[:, None]
+
+
 def generate_ids(
     model: TransformerXLLMHeadModel,
     prompt: Sequence[int],
     *,
+    rng: np.random.Generator,
+    **options: Any,
+) -> Iterator[int]:
+    """Yield the tokens that ``model`` puts after one ``prompt``; options as `generate_batch`."""
+    for (token,) in generate_batch(model, [prompt], rngs=[rng], **options):
+        yield token
+
+
+def sample_text(
+    model: TransformerXLLMHeadModel,
+    vocabulary: Any,
+    *,
     max_new_tokens: int,
     rng: np.random.Generator,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    mem_len: int | None = None,
-    forbidden: Sequence[int] = (),
-) -> Iterator[int]:
-    """Yield the tokens that ``model`` puts after ``prompt``.
+) -> str:
+    """Return a text from its start, drawn with top_p 0.9, for people to see what was learnt.
 
     Args:
         model: in evaluation mode.
-        prompt: at least one id; a text's start is <eos>.
-        max_new_tokens: how many to yield.
-        rng: draws them.
-        temperature: see `next_token_probabilities`, as for top_k and top_p.
-        top_k: 0 for all.
-        top_p: 1 for all.
-        mem_len: positions that each layer remembers; None: the model's own.
-        forbidden: ids that are never yielded.
+        vocabulary: a `text.vocabulary.Vocabulary`; <unk> is not written.
+        max_new_tokens: its length.
+        rng: draws it.
     """
-    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    device = next(model.parameters()).device
-    memory = None
-    pending = list(prompt)  # read but not yet seen by the model
-    for _ in range(max_new_tokens):
-        for start in range(0, len(pending), PROMPT_SEGMENT):
-            segment = torch.tensor([pending[start : start + PROMPT_SEGMENT]], device=device)
-            output = model(segment, memory=memory, mem_len=mem_len, logits_to_keep=1)
-            memory = output.memory
-        logits = output.logits[0, -1].float().cpu().numpy()
-        logits[list(forbidden)] = -np.inf
-        probabilities = next_token_probabilities(
-            logits, temperature=temperature, top_k=top_k, top_p=top_p
-        )
-        token = int(rng.choice(len(probabilities), p=probabilities))
-        yield token
-        pending = [token]
+    ids = generate_ids(
+        model,
+        [vocabulary.end_id],
+        max_new_tokens=max_new_tokens,
+        rng=rng,
+        top_p=0.9,
+        forbidden=[] if vocabulary.unknown_id is None else [vocabulary.unknown_id],
+    )
+    return str(vocabulary.decode(list(ids)))

@@ -26,6 +26,10 @@ class TransformerXLSizeConfig:
     """Positions of memory of each layer, in tokens; 0: none."""
     clamp_len: int | None = None
     """Distances beyond it count as it, in tokens; absent: no limit."""
+    same_length: bool = False
+    """A token sees mem_len positions, itself included, wherever in its segment it stands."""
+    absolute_positions: bool = False
+    """The paper's baseline: absolute positions instead of relative ones; needs mem_len 0."""
     cutoffs: list[int] = field(default_factory=list)
     """Adaptive softmax: sizes of the vocabulary's most frequent parts, such as [2000, 10000];
     empty: ordinary softmax."""
@@ -54,6 +58,8 @@ def transformer_xl_config(size: TransformerXLSizeConfig, *, vocab_size: int) -> 
         intermediate_size=size.inner_size,
         mem_len=size.mem_len,
         clamp_len=size.clamp_len,
+        same_length=size.same_length,
+        position_embedding_type="absolute" if size.absolute_positions else "relative",
         cutoffs=size.cutoffs,
         div_val=size.div_val,
         dropout=size.dropout,

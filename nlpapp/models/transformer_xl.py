@@ -1,19 +1,16 @@
 """Transformer-XL: a language model that remembers the segments before the one it reads.
 
 Source: Dai et al. 2019, "Transformer-XL: Attentive Language Models Beyond a Fixed-Length Context"
-(arXiv 1901.02860). The score of query i for key j, of one attention head (section 3.3 of the
-paper):
-
-    A_ij = ((q_i + u) . k_j  +  (q_i + v) . W_kR R_(i-j)) / sqrt(H)        for j <= i
-
-with q = W_q h, k = W_k h, and R the sinusoids of Vaswani et al. 2017 of the distance i - j >= 0.
+(arXiv 1901.02860); `relative_attention` has its attention.
 
 Deviations from the authors' code (kimiyoung/transformer-xl):
 - batch first: ids are (B, T), memories (B, M, D);
 - queries are computed for the segment only, not for the memory;
 - one memory per layer (its input); the last layer's output, which nothing reads, is not kept;
-- with ``pre_norm`` a LayerNorm follows the last layer (there it has none);
-- the head's vectors of the adaptive softmax have no projection of their own.
+- the tails' entries in the head of the softmax are in the tails' order (there in reverse).
+
+Where the defaults deviate, an option has what theirs does: ``final_norm`` (they have none with
+``pre_norm``), ``project_all_clusters`` and ``tie_projections``.
 
 Weights at the start (as theirs; a test measures them):
 
@@ -22,10 +19,11 @@ Weights at the start (as theirs; a test measures them):
     tails' entries of the adaptive head    normal(0, initializer_range)
     projections of the tails' vectors      normal(0, projection_initializer_range = 0.01)
     LayerNorm weight                       normal(1, initializer_range)
+    projections of the softmax's own       the same
     biases                                 0
 
 Legend: B = batch (lanes), T = segment length, M = memory length, K = M + T (keys), D = hidden
-width, N = heads, H = width of a head, V = vocabulary.
+width, N = heads, H = width of a head, L = layers, V = vocabulary.
 """
 
 from dataclasses import dataclass
@@ -44,13 +42,14 @@ from transformers import (
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from nlpapp.errors import ConfigError
+from nlpapp.errors import ConfigError, nearest
 from nlpapp.models.adaptive_softmax import (
     AdaptiveSoftmax,
     AdaptiveTables,
     ClusterTable,
     check_cutoffs,
 )
+from nlpapp.models.relative_attention import AbsoluteAttention, RelativeAttention, visible_keys
 
 Memory = tuple[Tensor, ...]
 """The last M inputs of each layer: a (B, M, D) tensor a layer, without gradient."""
@@ -63,17 +62,30 @@ class TransformerXLConfig(PretrainedConfig):
 
     Args:
         vocab_size: entries of the vocabulary, sorted by frequency if ``cutoffs`` are given.
-        hidden_size: D; a multiple of ``num_attention_heads``.
+        hidden_size: D, even; a multiple of ``num_attention_heads`` unless ``head_dim`` is given.
         num_hidden_layers: number of layers.
         num_attention_heads: N.
         intermediate_size: width of the feed-forward layers.
+        head_dim: H; None: D / N.
         mem_len: positions of memory while training, and elsewhere unless told otherwise; 0: none.
         clamp_len: distances beyond it count as it; None: no limit.
+        same_length: a token sees ``mem_len`` positions, itself included, wherever in its segment
+            it stands, and not also those between the memory and itself; no limit with mem_len 0.
+        position_embedding_type: "relative", or "absolute": sinusoids of the distance to the
+            segment's end are added to the word vectors, and there can be no memory (the baseline
+            of the paper's table 6).
+        biases_per_layer: each layer has its own u and v, instead of one pair for all.
         cutoffs: sizes of the vocabulary's most frequent parts (adaptive softmax); empty: none.
-        div_val: tail i has vectors of width D / div_val^i; 1 to 4.
+        div_val: tail i has vectors of width E / div_val^i; 1 to 4.
+        embedding_size: E; None: D.
+        project_all_clusters: with a div_val over 1, also the most frequent words' vectors have a
+            projection where E is D.
+        tie_projections: for each cluster, whether the softmax uses the embedding's projection;
+            None: all. Only where ``tie_word_embeddings``.
         dropout: rate after embeddings, positions, attention and feed-forward layers.
         attention_dropout: rate on the attention weights.
         pre_norm: LayerNorm before each sublayer instead of after it.
+        final_norm: a LayerNorm follows the last layer; None: as ``pre_norm``.
         tie_word_embeddings: the softmax uses the vectors and projections of the embedding.
         initializer_range: standard deviation of the weights at the start.
         projection_initializer_range: the same for the projections of the tails' vectors.
@@ -92,13 +104,21 @@ class TransformerXLConfig(PretrainedConfig):
         num_hidden_layers: int = 4,
         num_attention_heads: int = 4,
         intermediate_size: int = 1024,
+        head_dim: int | None = None,
         mem_len: int = 64,
         clamp_len: int | None = None,
+        same_length: bool = False,
+        position_embedding_type: str = "relative",
+        biases_per_layer: bool = False,
         cutoffs: list[int] | tuple[int, ...] = (),
         div_val: int = 1,
+        embedding_size: int | None = None,
+        project_all_clusters: bool = False,
+        tie_projections: list[bool] | None = None,
         dropout: float = 0.1,
         attention_dropout: float = 0.0,
         pre_norm: bool = False,
+        final_norm: bool | None = None,
         tie_word_embeddings: bool = True,
         initializer_range: float = 0.02,
         projection_initializer_range: float = 0.01,
@@ -109,37 +129,61 @@ class TransformerXLConfig(PretrainedConfig):
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
+        self.head_dim = head_dim or hidden_size // max(num_attention_heads, 1)
         self.mem_len = mem_len
         self.clamp_len = clamp_len
+        self.same_length = same_length
+        self.position_embedding_type = position_embedding_type
+        self.biases_per_layer = biases_per_layer
         self.cutoffs = list(cutoffs)
         self.div_val = div_val
+        self.embedding_size = embedding_size or hidden_size
+        self.project_all_clusters = project_all_clusters
+        self.tie_projections = tie_projections
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.pre_norm = pre_norm
+        self.final_norm = pre_norm if final_norm is None else final_norm
         self.initializer_range = initializer_range
         self.projection_initializer_range = projection_initializer_range
-        self._check()
+        self._check(own_head_width=head_dim is not None)
         super().__init__(**kwargs)
         self.tie_word_embeddings = tie_word_embeddings
+        if tie_projections is not None and not tie_word_embeddings:
+            raise ConfigError(
+                "tie_projections: without tie_word_embeddings the softmax has vectors and "
+                "projections of its own; leave tie_projections out."
+            )
 
-    def _check(self) -> None:
+    def _check(self, *, own_head_width: bool) -> None:
         for name in (
             "vocab_size",
             "hidden_size",
             "num_hidden_layers",
             "num_attention_heads",
             "intermediate_size",
+            "head_dim",
+            "embedding_size",
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(
                     f"{name}: {getattr(self, name)} is not possible; it must be at least 1."
                 )
-        if self.hidden_size % self.num_attention_heads or self.hidden_size % 2:
+        divides = own_head_width or self.hidden_size % self.num_attention_heads == 0
+        if self.hidden_size % 2 or not divides:
             raise ConfigError(
                 f"hidden_size: {self.hidden_size} must be even and a multiple of the number of "
-                f"attention heads, {self.num_attention_heads}."
+                f"attention heads, {self.num_attention_heads}; or give head_dim."
             )
         check_mem_len(self.mem_len)
+        if self.position_embedding_type not in ("relative", "absolute"):
+            hint = nearest(self.position_embedding_type, ("relative", "absolute"))
+            raise ConfigError(
+                f"position_embedding_type: '{self.position_embedding_type}' is neither 'relative' "
+                f"nor 'absolute'.{hint}"
+            )
+        if self.position_embedding_type == "absolute":
+            check_no_memory(self.mem_len)
         if self.clamp_len is not None and self.clamp_len < 1:
             raise ConfigError(
                 f"clamp_len: {self.clamp_len} would make all distances equal; give at least 1, "
@@ -158,6 +202,15 @@ def check_mem_len(mem_len: int) -> None:
     if mem_len < 0:
         raise ConfigError(
             f"mem_len: {mem_len} is negative; give 0 for no memory, or how many positions."
+        )
+
+
+def check_no_memory(mem_len: int) -> None:
+    """Raise ConfigError unless ``mem_len`` is 0, as absolute positions need it."""
+    if mem_len:
+        raise ConfigError(
+            f"mem_len: {mem_len} positions of memory would have the same absolute positions as "
+            "the segment; give 0, or position_embedding_type 'relative'."
         )
 
 
@@ -190,61 +243,6 @@ def sinusoids(length: int, width: int, clamp_len: int | None, like: Tensor) -> T
     return torch.cat([angles.sin(), angles.cos()], dim=-1).to(like.dtype)
 
 
-def relative_shift(scores: Tensor) -> Tensor:
-    """Turn columns of distances K-1 ... 0 into columns of keys 0 ... K-1; (..., T, K) both.
-
-    The last query's columns are in place, each query before it has them one further left (appendix
-    B of the paper). What is shifted in on the right belongs to the future, and is to be masked by
-    the caller.
-    """
-    *batch, rows, columns = scores.shape
-    padded = functional.pad(scores, (1, 0))  # (..., T, K + 1)
-    return padded.view(*batch, columns + 1, rows)[..., 1:, :].reshape(*batch, rows, columns)
-
-
-class RelativeAttention(nn.Module):
-    """Multi-head attention from a segment to memory and segment, with relative positions."""
-
-    def __init__(self, config: TransformerXLConfig) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.num_heads = config.num_attention_heads
-        self.head_width = width // self.num_heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.position = nn.Linear(width, width, bias=False)  # W_kR
-        self.output = nn.Linear(width, width, bias=False)
-        self.attention_dropout = nn.Dropout(config.attention_dropout)
-
-    def _heads(self, vectors: Tensor) -> Tensor:
-        heads = vectors.unflatten(-1, (self.num_heads, self.head_width))  # (..., S, N, H)
-        return heads.transpose(-3, -2)  # (..., N, S, H)
-
-    def forward(
-        self, segment: Tensor, context: Tensor, positions: Tensor, u: Tensor, v: Tensor
-    ) -> Tensor:
-        """Attend from ``segment`` (B, T, D) to ``context`` (B, K, D), whose last T vectors it is.
-
-        ``positions`` (K, D) are the `sinusoids`, ``u`` and ``v`` (N, 1, H) the biases; (B, T, D).
-        """
-        query = self._heads(self.query(segment))  # (B, N, T, H)
-        key, value = (self._heads(part) for part in self.key_value(context).chunk(2, dim=-1))
-        distance = self._heads(self.position(positions))  # (N, K, H)
-        content_scores = (query + u) @ key.transpose(-1, -2)  # (B, N, T, K)
-        position_scores = relative_shift((query + v) @ distance.transpose(-1, -2))
-        scores = (content_scores + position_scores) * self.head_width**-0.5
-        future = future_mask(segment.shape[1], context.shape[1], segment.device)
-        weights = scores.masked_fill(future, float("-inf")).softmax(-1)
-        attended = self.attention_dropout(weights) @ value  # (B, N, T, H)
-        return self.output(attended.transpose(1, 2).flatten(2))
-
-
-def future_mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-    """Return (T, K) bool: True where a key is later than its query; queries are the last T keys."""
-    everything = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
-    return everything.triu(1 + num_keys - num_queries)
-
-
 class TransformerXLLayer(nn.Module):
     """Attention and a feed-forward layer, each with dropout, a residual and LayerNorm."""
 
@@ -252,7 +250,10 @@ class TransformerXLLayer(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.pre_norm = config.pre_norm
-        self.attention = RelativeAttention(config)
+        absolute = config.position_embedding_type == "absolute"
+        self.attention = (AbsoluteAttention if absolute else RelativeAttention)(
+            width, config.num_attention_heads, config.head_dim, config.attention_dropout
+        )
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward_in = nn.Linear(width, config.intermediate_size)
         self.feed_forward_out = nn.Linear(config.intermediate_size, width)
@@ -260,23 +261,39 @@ class TransformerXLLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
-        inner = self.dropout(functional.relu(self.feed_forward_in(hidden)))
+        inner = self.dropout(functional.relu(self.feed_forward_in(hidden), inplace=True))
         return self.dropout(self.feed_forward_out(inner))
 
-    def forward(
-        self, hidden: Tensor, memory: Tensor | None, positions: Tensor, u: Tensor, v: Tensor
-    ) -> Tensor:
-        """Return the output for ``hidden`` (B, T, D) after ``memory`` (B, M, D): (B, T, D)."""
-        context = hidden if memory is None else torch.cat([memory, hidden], dim=1)  # (B, K, D)
+    def forward(self, hidden: Tensor, memory: Tensor | None, *attention_inputs: Tensor) -> Tensor:
+        """Return the output for ``hidden`` (B, T, D) after ``memory`` (B, M, D): (B, T, D).
+
+        ``attention_inputs`` is what else `RelativeAttention` takes; nothing for absolute positions.
+        """
         segment = hidden
         if self.pre_norm:
-            context = self.attention_norm(context)
-            segment = context[:, -hidden.shape[1] :]
-        hidden = hidden + self.dropout(self.attention(segment, context, positions, u, v))
+            segment = self.attention_norm(hidden)
+            memory = None if memory is None else self.attention_norm(memory)
+        if attention_inputs:
+            attended = self.attention(segment, memory, *attention_inputs)
+        else:
+            attended = self.attention(segment)
+        hidden = hidden + self.dropout(attended)
         if self.pre_norm:
             return hidden + self._feed_forward(self.feed_forward_norm(hidden))
         hidden = self.attention_norm(hidden)
         return self.feed_forward_norm(hidden + self._feed_forward(hidden))
+
+
+def word_tables(config: TransformerXLConfig) -> AdaptiveTables:
+    """Return vectors of the vocabulary, for the embedding or the softmax."""
+    return AdaptiveTables(
+        config.vocab_size,
+        config.hidden_size,
+        config.cutoffs,
+        config.div_val,
+        embedding_width=config.embedding_size,
+        project_all=config.project_all_clusters,
+    )
 
 
 class TransformerXLPreTrainedModel(PreTrainedModel):
@@ -303,9 +320,12 @@ class TransformerXLPreTrainedModel(PreTrainedModel):
             init.normal_(module.tail_weight, std=std)
             init.zeros_(module.tail_bias)
             init.zeros_(module.bias)
+            for projection in module.projections.values():
+                init.normal_(projection, std=self.config.projection_initializer_range)
         elif isinstance(module, TransformerXLModel):
-            init.normal_(module.content_bias, std=std)
-            init.normal_(module.position_bias, std=std)
+            for bias in (module.content_bias, module.position_bias):
+                if bias is not None:
+                    init.normal_(bias, std=std)
 
 
 class TransformerXLModel(TransformerXLPreTrainedModel):
@@ -315,14 +335,16 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
 
     def __init__(self, config: TransformerXLConfig) -> None:
         super().__init__(config)
-        heads, width = config.num_attention_heads, config.hidden_size
-        self.embedding = AdaptiveTables(config.vocab_size, width, config.cutoffs, config.div_val)
-        self.content_bias = nn.Parameter(torch.empty(heads, 1, width // heads))  # u, for all layers
-        self.position_bias = nn.Parameter(torch.empty(heads, 1, width // heads))  # v
+        self.embedding = word_tables(config)
+        layers = [config.num_hidden_layers] if config.biases_per_layer else []
+        shape = [*layers, config.num_attention_heads, 1, config.head_dim]
+        relative = config.position_embedding_type == "relative"
+        self.content_bias = nn.Parameter(torch.empty(shape)) if relative else None  # u
+        self.position_bias = nn.Parameter(torch.empty(shape)) if relative else None  # v
         self.layers = nn.ModuleList(
             TransformerXLLayer(config) for _ in range(config.num_hidden_layers)
         )
-        self.final_norm = nn.LayerNorm(width) if config.pre_norm else nn.Identity()
+        self.final_norm = nn.LayerNorm(config.hidden_size) if config.final_norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()
 
@@ -339,21 +361,37 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
         Returns:
             ``last_hidden_state`` (B, T, D) and ``memory``.
         """
-        mem_len = self.config.mem_len if mem_len is None else mem_len
+        config = self.config
+        mem_len = config.mem_len if mem_len is None else mem_len
         # The authors' scale: vectors of standard deviation 0.02 would vanish beside the residuals.
-        hidden = self.dropout(self.embedding(input_ids) * self.config.hidden_size**0.5)
-        num_keys = input_ids.shape[1] + (memory[0].shape[1] if memory else 0)
-        positions = sinusoids(num_keys, self.config.hidden_size, self.config.clamp_len, like=hidden)
+        hidden = self.embedding(input_ids) * config.hidden_size**0.5
+        num_queries = input_ids.shape[1]
+        num_keys = num_queries + (memory[0].shape[1] if memory else 0)
+        positions = sinusoids(num_keys, config.hidden_size, config.clamp_len, like=hidden)
+        if self.content_bias is None:
+            check_no_memory(mem_len)
+            hidden = hidden + positions
+        hidden = self.dropout(hidden)
         positions = self.dropout(positions)
+        window = mem_len if config.same_length and mem_len else None
+        mask = visible_keys(num_queries, num_keys, window, like=hidden)
         remembered = []
         for index, layer in enumerate(self.layers):
             old = memory[index] if memory else None
             if mem_len:
                 remembered.append(next_memory(old, hidden, mem_len))
-            hidden = layer(hidden, old, positions, self.content_bias, self.position_bias)
+            biases = self.biases(index)
+            hidden = layer(hidden, old, *((positions, *biases, mask) if biases else ()))
         return TransformerXLOutput(
             last_hidden_state=self.dropout(self.final_norm(hidden)), memory=tuple(remembered)
         )
+
+    def biases(self, layer: int) -> tuple[Tensor, ...]:
+        """Return u and v of ``layer``, (N, 1, H) each; nothing with absolute positions."""
+        if self.content_bias is None or self.position_bias is None:
+            return ()
+        biases = (self.content_bias, self.position_bias)
+        return tuple(bias[layer] for bias in biases) if self.config.biases_per_layer else biases
 
 
 def next_memory(memory: Tensor | None, hidden: Tensor, mem_len: int) -> Tensor:
@@ -373,14 +411,8 @@ class TransformerXLLMHeadModel(TransformerXLPreTrainedModel):
     def __init__(self, config: TransformerXLConfig) -> None:
         super().__init__(config)
         self.transformer = TransformerXLModel(config)
-        self.softmax = AdaptiveSoftmax(config.vocab_size, config.hidden_size, config.cutoffs)
-        self.output_tables = (
-            None
-            if config.tie_word_embeddings
-            else AdaptiveTables(
-                config.vocab_size, config.hidden_size, config.cutoffs, config.div_val
-            )
-        )
+        self.output_tables = None if config.tie_word_embeddings else word_tables(config)
+        self.softmax = AdaptiveSoftmax(self.transformer.embedding, config.tie_projections)
         self.post_init()
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
@@ -418,10 +450,10 @@ class TransformerXLLMHeadModel(TransformerXLPreTrainedModel):
                 memory=output.memory,
             )
         predicted = labels != IGNORED_LABEL
-        losses = self.softmax.losses(hidden[predicted], labels[predicted], tables)
+        loss_sum = self.softmax.loss_sum(hidden[predicted], labels[predicted], tables)
         return TransformerXLOutput(
-            loss=losses.mean(),
-            loss_sum=losses.sum(),
+            loss=loss_sum / predicted.sum(),
+            loss_sum=loss_sum,
             last_hidden_state=hidden,
             memory=output.memory,
         )

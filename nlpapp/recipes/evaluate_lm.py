@@ -1,18 +1,29 @@
-"""Score a language model on a text, with any length of memory."""
+"""Score a language model on a text, with any length of memory; measure what context is worth."""
 
+import dataclasses
 import logging
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
-from nlpapp.data.table_files import read_lines
-from nlpapp.data.token_stream import StreamSteps, encode_file
+import numpy as np
+
+from nlpapp.data.token_stream import StreamSteps, encode_text
 from nlpapp.errors import ConfigError
+from nlpapp.evaluation.context_windows import (
+    compare_with_windows,
+    context_losses,
+    relative_effective_context_length,
+)
+from nlpapp.evaluation.language_figures import plot_position_losses, text_figures
 from nlpapp.evaluation.report import write_run_report
 from nlpapp.models.language_models import TransformerXLSizeConfig, open_language_model
 from nlpapp.models.transformer_xl import check_mem_len
-from nlpapp.objectives.language_modeling import LanguageModelingObjective
+from nlpapp.objectives.language_modeling import (
+    LanguageModelingObjective,
+    PositionObjective,
+    position_losses,
+)
+from nlpapp.text.language_text import LanguageText
 from nlpapp.text.vocabulary import load_vocabulary
 from nlpapp.training.evaluate import evaluate_means
 from nlpapp.training.fit import set_seed
@@ -25,10 +36,13 @@ logger = logging.getLogger(__name__)
 class Config:
     """Score a language model on a text, with any length of memory."""
 
-    text_file: str
-    """UTF-8 text; every token of it is predicted, a line's end included."""
+    text_file: list[str] | str
+    """Files, patterns, folders or hub:owner/name:config:split; every token is predicted, a line's
+    end included."""
     output_dir: str
     """Folder for figures and report."""
+    text_column: str | None = None
+    """Column of the text in tables and data sets; absent: text, or the only one of strings."""
     model: str | None = None
     """Model folder of a train-lm run; absent: random weights, to try the command out."""
     vocabulary: str | None = None
@@ -37,11 +51,26 @@ class Config:
     """Size of the random model where no model is given."""
     mem_len: int | None = None
     """Positions of memory, in tokens; 0: none; absent: as in training."""
+    clamp_len: int | None = None
+    """Distances beyond it count as it; absent: as in training."""
     segment_length: int = 64
     """Tokens read at once; a larger number is faster and gives each token more context."""
     batch_size: int = 8
     """Stretches of the text read side by side; each starts without a memory, so fewer score a
     little better and 1 scores the text as it stands."""
+    by_position: bool = False
+    """Plot the loss by position in the segment, with and without memory: two more passes."""
+    sliding_window: int = 0
+    """Also predict tokens from a window of this length each, without memory, and compare loss and
+    time with a memory of this length; 0: not."""
+    window_tokens: int = 32
+    """Tokens that windows predict, in each of four turns."""
+    effective_context: int = 0
+    """Measure the relative effective context length, trying contexts up to this; 0: not."""
+    effective_context_step: int = 32
+    """By how many tokens the contexts grow."""
+    effective_context_tokens: int = 200
+    """Tokens, evenly spread over the text, that are predicted from contexts of each length."""
     seed: int = 42
     """Seed of random weights."""
 
@@ -50,10 +79,23 @@ class Config:
         if self.model is None and self.vocabulary is None:
             raise ConfigError("give --model, or --vocabulary for a model with random weights.")
         check_mem_len(self.mem_len or 0)
+        least = {"sliding_window": 0, "effective_context": 0, "window_tokens": 1}
+        for name in ("effective_context_step", "effective_context_tokens", "clamp_len"):
+            least[name] = 1
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < smallest:
+                raise ConfigError(f"{name}: {value} must be at least {smallest}.")
+        if 0 < self.effective_context < 2 * self.effective_context_step:
+            raise ConfigError(
+                f"effective_context: {self.effective_context} must be at least twice "
+                f"effective_context_step, {self.effective_context_step}: there is nothing to "
+                "compare otherwise."
+            )
 
 
 def run(config: Config) -> dict[str, float]:
-    """Return loss, perplexity, bits per token and character, and the number of predicted tokens."""
+    """Return loss, perplexity, bits, word-level perplexity and the number of predicted tokens."""
     run = RunFolder.open(config.output_dir, config=config, command="evaluate-lm", seed=config.seed)
     if run.finished is not None:
         return run.finished
@@ -65,21 +107,26 @@ def run(config: Config) -> dict[str, float]:
         vocab_size=len(vocabulary),
         fingerprint=vocabulary.fingerprint(),
     )
-    token_ids = encode_file(config.text_file, vocabulary, run.path / "cache" / "text.npy")
+    if config.clamp_len is not None:
+        model.config.clamp_len = config.clamp_len
+    text = LanguageText(config.text_file, text_column=config.text_column)
+    token_ids = encode_text(text, vocabulary, run.path / "cache")
     steps = StreamSteps(
         token_ids,
         num_lanes=config.batch_size,
         segment_length=config.segment_length,
         start_id=vocabulary.end_id,
-        keep_all=True,
-        name=config.text_file,
+        name=text.name,
     )
+    # First, because a text that is too short for them is noticed here.
+    measured = _context_worth(config, model, token_ids) if run.is_main else {}
     metrics = evaluate_means(model, LanguageModelingObjective(mem_len=config.mem_len), steps)
-    characters = count_characters(line for _, line in read_lines(Path(config.text_file)))
-    metrics["predicted_tokens"] = float(steps.num_predicted)
-    metrics["bits_per_character"] = metrics["loss"] * steps.num_predicted / math.log(2) / characters
+    metrics |= text_figures(metrics["loss"], len(token_ids), text.counts())
     if vocabulary.unknown_id is not None:
         metrics["unknown_rate"] = float((token_ids == vocabulary.unknown_id).mean())
+    if config.by_position:
+        _plot_positions(config, run, model, steps)
+    metrics |= measured
     metrics["seconds"] = run.seconds
     logger.info(", ".join(f"{name} {value:.6g}" for name, value in metrics.items()))
     if run.is_main:
@@ -88,6 +135,36 @@ def run(config: Config) -> dict[str, float]:
     return metrics
 
 
-def count_characters(lines: Iterator[str]) -> int:
-    """Return the characters of ``lines``, one for the end of each line included."""
-    return sum(len(line) + 1 for line in lines)
+def _plot_positions(config: Config, run: RunFolder, model: Any, steps: StreamSteps) -> None:
+    remembered, alone = (
+        position_losses(evaluate_means(model, PositionObjective(mem_len=mem_len), steps))
+        for mem_len in (config.mem_len, 0)
+    )
+    if run.is_main:
+        output = run.plots / "loss_by_position.png"
+        plot_position_losses(np.array(remembered), np.array(alone), output)
+
+
+def _context_worth(config: Config, model: Any, token_ids: np.ndarray) -> dict[str, float]:
+    found: dict[str, float] = {}
+    if config.sliding_window:
+        compared = compare_with_windows(
+            model,
+            token_ids,
+            attention_length=config.sliding_window,
+            segment_length=config.segment_length,
+            num_windows=config.window_tokens,
+            num_tokens=max(config.window_tokens, 4 * config.segment_length),
+        )
+        figures = dataclasses.asdict(compared).items()
+        found |= {f"sliding_{name}": float(value) for name, value in figures}
+    if config.effective_context:
+        step = config.effective_context_step
+        lengths = list(range(step, config.effective_context + 1, step))
+        losses = context_losses(
+            model, token_ids, lengths=lengths, num_targets=config.effective_context_tokens
+        )
+        for ratio in (0.1, 0.5, 1.0):
+            length = relative_effective_context_length(losses[None], lengths, 0, ratio=ratio)
+            found[f"effective_context_{round(100 * ratio)}_percent"] = float(length)
+    return found

@@ -1,16 +1,20 @@
-"""Continue a prompt with a language model."""
+"""Continue prompts with a language model."""
 
+import itertools
+import json
 import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nlpapp import seeding
+from nlpapp.data.table_files import read_lines
 from nlpapp.errors import ConfigError
-from nlpapp.models.generation import check_sampling, generate_ids
+from nlpapp.models.generation import check_sampling, generate_batch
 from nlpapp.models.language_models import TransformerXLSizeConfig, open_language_model
-from nlpapp.models.transformer_xl import check_mem_len
+from nlpapp.models.transformer_xl import TransformerXLLMHeadModel, check_mem_len
+from nlpapp.text.text_stream import stream_text
 from nlpapp.text.vocabulary import Vocabulary, load_vocabulary
 from nlpapp.training.fit import set_seed
 
@@ -19,10 +23,16 @@ logger = logging.getLogger("nlpapp")
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Continue a prompt with a language model; the text goes to the console as it is written."""
+    """Continue prompts with a language model; one text goes to the console as it is written."""
 
     prompt: str = ""
     """What to continue; empty: the start of a text."""
+    prompt_file: str | None = None
+    """Prompts instead, one a line."""
+    num_texts: int = 1
+    """Texts to write for each prompt."""
+    batch_size: int = 16
+    """Texts that are written side by side; their prompts have the same number of tokens."""
     model: str | None = None
     """Model folder of a train-lm run; absent: random weights, to try the command out."""
     vocabulary: str | None = None
@@ -37,27 +47,40 @@ class Config:
     """Draw from this many likeliest tokens only; 0: from all."""
     top_p: float = 0.9
     """Draw from the fewest likeliest tokens with this probability together; 1: from all."""
+    repetition_penalty: float = 1.0
+    """Log-probabilities of tokens that are there already are multiplied by it; 1: not."""
     mem_len: int | None = None
     """Positions of memory, in tokens; absent: as in training."""
     allow_unknown: bool = False
     """Let the model write <unk>."""
     output_file: str | None = None
-    """Also write prompt and text to this file."""
+    """Also write prompt and text to this file; several texts as JSON lines {"prompt", "text"}."""
     seed: int = 42
-    """Seed of the draws."""
+    """Seed of the draws; each text has draws of its own, whatever is written beside it."""
 
     def __post_init__(self) -> None:
         """Find what is wrong before the model is loaded."""
         if self.model is None and self.vocabulary is None:
             raise ConfigError("give --model, or --vocabulary for a model with random weights.")
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens: {self.max_new_tokens} must be at least 1.")
+        if self.prompt and self.prompt_file is not None:
+            raise ConfigError("prompt and prompt_file are both given: leave one out.")
+        for name in ("max_new_tokens", "num_texts", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: {getattr(self, name)} must be at least 1.")
         check_mem_len(self.mem_len or 0)
-        check_sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        check_sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+        )
 
 
 def run(config: Config) -> dict[str, float]:
-    """Print the prompt and what follows it; return the number of tokens of both."""
+    """Print each prompt and what follows it; return the number of tokens of both."""
+    given = [config.prompt]
+    if config.prompt_file is not None:
+        given = [line for _, line in read_lines(Path(config.prompt_file))]
     vocabulary = load_vocabulary(str(config.vocabulary or config.model))
     set_seed(config.seed, "weights")
     model = open_language_model(
@@ -66,33 +89,75 @@ def run(config: Config) -> dict[str, float]:
         vocab_size=len(vocabulary),
         fingerprint=vocabulary.fingerprint(),
     )
-    prompt = encode_prompt(config.prompt, vocabulary)
+    prompts = [encode_prompt(text, vocabulary) for text in given for _ in range(config.num_texts)]
+    texts = [""] * len(prompts)
+    for places in equal_lengths(prompts, config.batch_size):
+        rows = _write(config, model, vocabulary, prompts, places)
+        if len(prompts) == 1:
+            texts[0] = _show(stream_text(prompts[0][1:], (row[0] for row in rows), vocabulary))
+            continue
+        written = list(zip(*rows, strict=True))
+        for place, ids in zip(places, written, strict=True):
+            texts[place] = vocabulary.decode([*prompts[place][1:], *ids])
+    if len(prompts) > 1:
+        for text in texts:
+            _show([text, "\n"])
+    if config.output_file is not None:
+        content = texts[0] + "\n"
+        if len(texts) > 1:
+            sources = (text for text in given for _ in range(config.num_texts))
+            pairs = zip(sources, texts, strict=True)
+            records = ({"prompt": prompt, "text": text} for prompt, text in pairs)
+            content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records)
+        path = Path(config.output_file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    return {
+        "prompt_tokens": float(sum(len(prompt) - 1 for prompt in prompts)),
+        "generated_tokens": float(config.max_new_tokens * len(prompts)),
+    }
+
+
+def equal_lengths(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Yield batches of places in ``prompts``, each of prompts of one length."""
+    ordered = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    for _, group in itertools.groupby(ordered, key=lambda place: len(prompts[place])):
+        places = list(group)
+        for start in range(0, len(places), batch_size):
+            yield places[start : start + batch_size]
+
+
+def _write(
+    config: Config,
+    model: TransformerXLLMHeadModel,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Sequence[int]],
+    places: Sequence[int],
+) -> Iterator[list[int]]:
     unknown = [] if vocabulary.unknown_id is None else [vocabulary.unknown_id]
-    ids = generate_ids(
+    return generate_batch(
         model,
-        prompt,
+        [prompts[place] for place in places],
         max_new_tokens=config.max_new_tokens,
-        rng=seeding.generator(config.seed, "generate"),
+        rngs=[seeding.generator(config.seed, "generate", place) for place in places],
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,
+        repetition_penalty=config.repetition_penalty,
         mem_len=config.mem_len,
         forbidden=[] if config.allow_unknown else unknown,
     )
+
+
+def _show(parts: Iterable[str]) -> str:
+    """Print ``parts`` as they come; return the text of them all."""
     text = ""
-    for part in stream_text(prompt[1:], ids, vocabulary):
+    for part in parts:
         sys.stdout.write(part)
         sys.stdout.flush()
         text += part
     sys.stdout.write("\n")
-    if config.output_file is not None:
-        path = Path(config.output_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
-    return {
-        "prompt_tokens": float(len(prompt) - 1),
-        "generated_tokens": float(config.max_new_tokens),
-    }
+    return text
 
 
 def encode_prompt(prompt: str, vocabulary: Vocabulary) -> list[int]:
@@ -113,19 +178,3 @@ def encode_prompt(prompt: str, vocabulary: Vocabulary) -> list[int]:
             vocabulary.decode(ids[1:]),
         )
     return ids
-
-
-def stream_text(prompt: list[int], ids: Iterable[int], vocabulary: Vocabulary) -> Iterator[str]:
-    """Yield the text of ``prompt`` and ``ids`` in parts, as soon as each is final.
-
-    The last word is held back until the next one begins: pieces to come may still join it.
-    """
-    known, shown = list(prompt), 0
-    for index in ids:
-        known.append(index)
-        text = vocabulary.decode(known)
-        final = max(text.rfind(" "), text.rfind("\n"))
-        if final > shown:
-            yield text[shown:final]
-            shown = final
-    yield vocabulary.decode(known)[shown:]

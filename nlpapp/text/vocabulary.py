@@ -1,9 +1,9 @@
-"""Vocabularies of language models: words, characters, or the pieces of a tokenizer.
+"""Vocabularies of language models: words, characters, bytes, or the pieces of a tokenizer.
 
-All three turn a line of text into ids and end it with <eos>, and give entries that are more
-frequent smaller ids (an adaptive softmax counts on it; a tokenizer keeps the ids it has). Words are
-what blanks separate, as in the WikiText files: punctuation that should be words of its own must
-stand apart, or use a tokenizer.
+All turn a line of text into ids and end it with <eos>. Words and characters that are more frequent
+have smaller ids (an adaptive softmax counts on it; bytes and a tokenizer keep the ids they have).
+Words are what blanks separate, as in the WikiText files: punctuation that should be words of its
+own must stand apart, or use a tokenizer. Of bytes, the line feed is <eos>.
 
 <unk> is an entry only if training has seen it: in the text itself, or for entries too rare to keep.
 Without it, an unknown word is an error rather than a guess that no training has informed.
@@ -25,6 +25,10 @@ from nlpapp.text import wordpiece
 UNKNOWN, END = "<unk>", "<eos>"
 FILE_NAME = "vocabulary.json"
 KINDS = ("words", "characters")
+"""What a `SymbolVocabulary` can be made of."""
+BYTES = "bytes"
+LONG_LINE = 1_000_000
+"""Characters of a line that are encoded at once: text8 is one line of 100 million."""
 
 
 class Vocabulary(Protocol):
@@ -33,6 +37,8 @@ class Vocabulary(Protocol):
     end_id: int
     """Ends every line; also stands before the first token of a text."""
     unknown_id: int | None
+    joins_entries: bool
+    """Whether the text of an entry can depend on those after it, as with pieces of words."""
 
     def __len__(self) -> int:
         """Return V, the number of entries."""
@@ -43,7 +49,10 @@ class Vocabulary(Protocol):
         ...
 
     def encode_lines(self, lines: Iterable[str], *, source: str) -> Iterator[list[int]]:
-        """Yield the ids of each line, <eos> at its end; errors name ``source`` and the line."""
+        """Yield the ids of each line, <eos> at its end; errors name ``source`` and the line.
+
+        A line of characters that is very long comes in several parts.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -64,6 +73,8 @@ class SymbolVocabulary:
 
     A character vocabulary has blanks as symbols; in both a line's end is <eos>.
     """
+
+    joins_entries = False
 
     def __init__(self, kind: str, symbols: Sequence[str]) -> None:
         if kind not in KINDS:
@@ -103,6 +114,10 @@ class SymbolVocabulary:
         """Yield the ids of each line, <eos> at its end; errors name ``source`` and the line."""
         for number, line in enumerate(lines, start=1):
             try:
+                if self.kind == "characters":
+                    while len(line) > LONG_LINE:
+                        yield self.encode(line[:LONG_LINE])
+                        line = line[LONG_LINE:]
                 yield [*self.encode(line), self.end_id]
             except DataError as error:
                 raise DataError(f"{source}, line {number}: {error}") from None
@@ -183,8 +198,42 @@ def _most_frequent(counts: Counter[str], min_frequency: int, max_size: int | Non
     return sorted(kept, key=lambda symbol: (-counts[symbol], symbol))
 
 
+class ByteVocabulary:
+    """The 256 bytes of UTF-8: every text has ids, and enwik8 is what it is elsewhere."""
+
+    end_id = ord("\n")
+    unknown_id: int | None = None
+    joins_entries = False
+
+    def __len__(self) -> int:
+        return 256
+
+    def encode(self, text: str) -> list[int]:
+        """Return the bytes of ``text``."""
+        return list(text.encode())
+
+    def encode_lines(self, lines: Iterable[str], *, source: str) -> Iterator[list[int]]:
+        """Yield the bytes of each line, its line feed included; all text has bytes."""
+        for line in lines:
+            yield [*line.encode(), self.end_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ``ids``; bytes that are no UTF-8 become U+FFFD."""
+        return bytes(ids).decode(errors="replace")
+
+    def fingerprint(self) -> str:
+        """Return the sha256 (hex) of the kind: there is one such vocabulary."""
+        return hashlib.sha256(BYTES.encode()).hexdigest()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write vocabulary.json into ``folder``."""
+        (Path(folder) / FILE_NAME).write_text(json.dumps({"kind": BYTES}), encoding="utf-8")
+
+
 class TokenizerVocabulary:
     """The pieces of a Hugging Face tokenizer; its end-of-text or separator token is <eos>."""
+
+    joins_entries = True
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         end_id = (
@@ -234,9 +283,9 @@ class TokenizerVocabulary:
 def build_vocabulary(
     kind: str, lines: Iterable[str], *, min_frequency: int, max_size: int | None, source: str
 ) -> Vocabulary:
-    """Return a vocabulary of ``kind``: words, characters, or a tokenizer's folder.
+    """Return a vocabulary of ``kind``: words, characters, bytes, or a tokenizer's folder.
 
-    A tokenizer is as it is: for it the other arguments are not used.
+    Bytes and a tokenizer are as they are: for them the other arguments are not used.
 
     Raises:
         ConfigError: ``kind`` is neither, or an option is out of range.
@@ -246,10 +295,12 @@ def build_vocabulary(
         return count_symbols(
             kind, lines, min_frequency=min_frequency, max_size=max_size, source=source
         )
+    if kind == BYTES:
+        return ByteVocabulary()
     if not Path(kind).exists():
         raise ConfigError(
-            f"vocabulary: '{kind}' is neither 'words' nor 'characters' nor the folder of a "
-            f"tokenizer.{nearest(kind, KINDS)}"
+            f"vocabulary: '{kind}' is neither 'words' nor 'characters' nor 'bytes' nor the folder "
+            f"of a tokenizer.{nearest(kind, [*KINDS, BYTES])}"
         )
     return TokenizerVocabulary(wordpiece.load_tokenizer(kind))
 
@@ -270,6 +321,8 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
             ) from None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content == {"kind": BYTES}:
+            return ByteVocabulary()
         return SymbolVocabulary(content["kind"], content["symbols"])
     except (ValueError, KeyError, TypeError, DataError) as error:
         raise CheckpointError(

@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
 
-from nlpapp.data.token_stream import StreamSteps, smallest_dtype, write_token_ids
+from nlpapp.data.token_stream import (
+    StreamSteps,
+    check_training_length,
+    encode_text,
+    segment_borders,
+    smallest_dtype,
+    write_token_ids,
+)
 from nlpapp.errors import ConfigError, DataError
+from nlpapp.text.language_text import LanguageText
+from nlpapp.text.vocabulary import count_symbols
 
 
 def read_lanes(
@@ -27,61 +36,122 @@ def read_lanes(
 
 
 def test_a_literal_example():
-    steps = StreamSteps(np.arange(1, 12, dtype=np.uint8), num_lanes=2, segment_length=3, start_id=0)
-    assert (steps.num_steps(0), steps.num_trimmed, steps.num_predicted) == (2, 1, 10)
+    """Eleven tokens in two lanes of six: the second lacks its last."""
+    steps = StreamSteps(np.arange(1, 12, dtype=np.uint8), num_lanes=2, segment_length=4, start_id=0)
+    assert steps.num_steps(0) == 2
     (first,) = steps.micro_batches(0, 0, rank=0, world_size=1, accumulation=1)
     (second,) = steps.micro_batches(0, 1, rank=0, world_size=1, accumulation=1)
-    assert first["input_ids"].tolist() == [[0, 1, 2], [5, 6, 7]]
-    assert first["labels"].tolist() == [[1, 2, 3], [6, 7, 8]]
-    assert second["input_ids"].tolist() == [[3, 4], [8, 9]]
-    assert second["labels"].tolist() == [[4, 5], [9, 10]]
-
-
-def test_evaluation_pads_and_loses_nothing():
-    steps = StreamSteps(np.arange(1, 6), num_lanes=2, segment_length=2, start_id=0, keep_all=True)
-    assert (steps.num_trimmed, steps.num_predicted) == (0, 5)
-    lanes = read_lanes(steps)
-    assert lanes["labels"] == [[1, 2, 3], [4, 5, -100]]
-    assert lanes["input_ids"] == [[0, 1, 2], [3, 4, 0]]
+    assert first["input_ids"].tolist() == [[0, 1, 2, 3], [6, 7, 8, 9]]
+    assert first["labels"].tolist() == [[1, 2, 3, 4], [7, 8, 9, 10]]
+    assert second["input_ids"].tolist() == [[4, 5], [10, 0]]
+    assert second["labels"].tolist() == [[5, 6], [11, -100]]
 
 
 @pytest.mark.parametrize(
     ("num_tokens", "num_lanes", "length"), [(100, 4, 7), (101, 4, 7), (97, 8, 5), (5, 8, 3)]
 )
-@pytest.mark.parametrize("keep_all", [False, True])
+@pytest.mark.parametrize("options", [{}, {"shuffle_lanes": True, "variable_length": True}])
 @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 1), (2, 1), (2, 2), (1, 3)])
-def test_every_token_is_predicted_once_in_order(
-    num_tokens, num_lanes, length, keep_all, world_size, accumulation
+def test_every_token_is_predicted_once_from_the_one_before_it(
+    num_tokens, num_lanes, length, options, world_size, accumulation
 ):
     tokens = np.arange(10, 10 + num_tokens)
-    if not keep_all and num_tokens < num_lanes * length:
-        return
     steps = StreamSteps(
-        tokens, num_lanes=num_lanes, segment_length=length, start_id=0, keep_all=keep_all
+        tokens, num_lanes=num_lanes, segment_length=length, start_id=0, seed=3, **options
     )
     lanes = read_lanes(steps, world_size=world_size, accumulation=accumulation)
-    predicted = [label for lane in lanes["labels"] for label in lane if label != -100]
-    assert predicted == tokens[: steps.num_predicted].tolist()
-    assert steps.num_predicted + steps.num_trimmed == num_tokens
-    assert steps.num_trimmed < num_lanes if not keep_all else steps.num_trimmed == 0
-    inputs = [
-        i
+    if options:
+        order = np.argsort([lane[0] for lane in lanes["labels"]])
+        lanes = {name: [rows[index] for index in order] for name, rows in lanes.items()}
+    pairs = [
+        pair
         for row, labels in zip(lanes["input_ids"], lanes["labels"], strict=True)
-        for i, label in zip(row, labels, strict=True)
-        if label != -100
+        for pair in zip(row, labels, strict=True)
+        if pair[1] != -100
     ]
-    assert inputs == [0, *tokens[: steps.num_predicted - 1].tolist()]
+    assert pairs == list(zip([0, *tokens[:-1].tolist()], tokens.tolist(), strict=True))
 
 
-def test_sharing_out_lanes_changes_no_lane():
-    steps = StreamSteps(np.arange(200), num_lanes=6, segment_length=8, start_id=0)
+@pytest.mark.parametrize("options", [{}, {"shuffle_lanes": True, "variable_length": True}])
+def test_sharing_out_lanes_changes_no_lane(options):
+    steps = StreamSteps(np.arange(200), num_lanes=6, segment_length=8, start_id=0, **options)
     assert read_lanes(steps) == read_lanes(steps, world_size=2, accumulation=2)
 
 
+def test_each_epoch_has_an_order_and_segments_of_its_own():
+    options = {"num_lanes": 6, "segment_length": 20, "start_id": 0, "seed": 1}
+    tokens = np.arange(6000)
+    steps = StreamSteps(tokens, shuffle_lanes=True, variable_length=True, **options)
+
+    def epoch(steps, number):
+        ranks = {"rank": 0, "world_size": 1, "accumulation": 1}
+        return [
+            steps.micro_batches(number, step, **ranks)[0]["labels"].tolist()
+            for step in range(steps.num_steps(number))
+        ]
+
+    first, second = epoch(steps, 0), epoch(steps, 1)
+    assert [row[0] for row in first[0]] != [row[0] for row in second[0]]
+    assert list(map(len, (part[0] for part in first))) != list(
+        map(len, (part[0] for part in second))
+    )
+    # An epoch is a function of (seed, epoch): what was read before does not matter.
+    again = StreamSteps(tokens, shuffle_lanes=True, variable_length=True, **options)
+    assert (epoch(again, 1), epoch(again, 0)) == (second, first)
+    for batches in (first, second):
+        labels = [label for batch in batches for row in batch for label in row]
+        assert sorted(labels) == tokens.tolist()
+
+
+def test_lengths_of_segments_are_drawn_around_the_given_one():
+    borders = segment_borders(100_000, 70, np.random.default_rng(0))
+    lengths = np.diff(borders)
+    assert (borders[0], borders[-1]) == (0, 100_000)
+    assert lengths[:-1].min() >= 5 and lengths.max() <= 85
+    long = lengths[lengths > 52]
+    assert np.median(long) == pytest.approx(70, abs=1.5) and long.std() == pytest.approx(5, abs=1)
+    assert (lengths < 52).mean() == pytest.approx(0.05, abs=0.02)
+    assert segment_borders(10, 4).tolist() == [0, 4, 8, 10]
+    assert segment_borders(8, 4).tolist() == [0, 4, 8]
+
+
 def test_more_lanes_than_tokens_leaves_no_empty_lane():
-    steps = StreamSteps(np.arange(3), num_lanes=10, segment_length=4, start_id=0, keep_all=True)
+    steps = StreamSteps(np.arange(3), num_lanes=10, segment_length=4, start_id=0)
     (batch,) = steps.micro_batches(0, 0, rank=0, world_size=1, accumulation=1)
     assert batch["labels"].tolist() == [[0], [1], [2]]
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text("a b\n\na c\n", encoding="utf-8")
+    return LanguageText(str(tmp_path / "text.txt"))
+
+
+def test_a_text_is_encoded_once_and_found_again(text, tmp_path, monkeypatch):
+    vocabulary = count_symbols("words", text.lines())
+    expected = [vocabulary.ids[word] for word in ["a", "b", "<eos>", "<eos>", "a", "c", "<eos>"]]
+    assert encode_text(text, vocabulary, tmp_path / "cache").tolist() == expected
+    monkeypatch.setattr(LanguageText, "encode", None)  # not called again
+    ids = encode_text(text, vocabulary, tmp_path / "cache")
+    assert ids.tolist() == expected and isinstance(ids, np.memmap)
+
+
+def test_another_vocabulary_or_a_changed_text_is_encoded_anew(text, tmp_path):
+    words = count_symbols("words", text.lines())
+    characters = count_symbols("characters", text.lines())
+    cache = tmp_path / "cache"
+    assert len(encode_text(text, words, cache)) == 7
+    assert len(encode_text(text, characters, cache)) == 9
+    (tmp_path / "text.txt").write_text("a b a b\n", encoding="utf-8")
+    changed = LanguageText(str(tmp_path / "text.txt"))
+    assert len(encode_text(changed, words, cache)) == 5
+
+
+def test_a_text_of_empty_lines_is_named(tmp_path):
+    path = tmp_path / "empty.txt"
+    path.write_text("\n" * 5)
+    with pytest.raises(DataError, match="empty.txt has only empty lines"):
+        encode_text(LanguageText(str(path)), count_symbols("words", ["a"]), tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +201,6 @@ def test_bad_input_is_named(tmp_path):
     with pytest.raises(
         ConfigError, match="train.txt has 20 tokens, fewer than one batch of 4 lanes x 8"
     ):
-        StreamSteps(np.arange(20), num_lanes=4, segment_length=8, start_id=0, name="train.txt")
+        check_training_length(20, 4, 8, "train.txt")
     with pytest.raises(ConfigError, match="at least 1"):
         StreamSteps(np.arange(20), num_lanes=0, segment_length=8, start_id=0)

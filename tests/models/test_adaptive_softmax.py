@@ -13,7 +13,7 @@ WIDTH, VOCAB = 16, 50
 def build(cutoffs, div_val, seed=0):
     generator = torch.Generator().manual_seed(seed)
     tables = AdaptiveTables(VOCAB, WIDTH, cutoffs, div_val)
-    softmax = AdaptiveSoftmax(VOCAB, WIDTH, cutoffs)
+    softmax = AdaptiveSoftmax(tables)
     with torch.no_grad():
         for parameter in [*tables.parameters(), *softmax.parameters()]:
             parameter.copy_(torch.randn(parameter.shape, generator=generator))

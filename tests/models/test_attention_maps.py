@@ -162,7 +162,7 @@ def test_transformer_xl_weights_make_what_the_layers_put_out():
 
     def keep(module, inputs, output):
         outputs.append(output[0])
-        values.append((module, module.key_value(inputs[1][0]).chunk(2, dim=-1)[1]))
+        values.append((module, module.projections(*inputs[:3])[1][1, :, 0]))  # (N, K, H)
 
     for layer in model.transformer.layers:
         layer.attention.register_forward_hook(keep)
@@ -171,8 +171,7 @@ def test_transformer_xl_weights_make_what_the_layers_put_out():
     with torch.inference_mode():
         for layer in (0, 1):
             module, value = values[2 + layer]  # the first two are of the context
-            heads = value.unflatten(-1, (2, 8)).transpose(0, 1)  # (N, K, H)
-            attended = torch.tensor(maps.weights[layer]) @ heads
+            attended = torch.tensor(maps.weights[layer]) @ value
             found = module.output(attended.transpose(0, 1).flatten(1))
             torch.testing.assert_close(found, outputs[2 + layer], atol=1e-5, rtol=1e-4)
 

@@ -1,10 +1,20 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from nlpapp.errors import ConfigError
 from nlpapp.models import generation
-from nlpapp.models.generation import check_sampling, generate_ids, next_token_probabilities
+from nlpapp.models.generation import (
+    check_sampling,
+    generate_batch,
+    generate_ids,
+    next_token_probabilities,
+    penalise_repetition,
+    sample_text,
+)
 from nlpapp.models.transformer_xl import TransformerXLConfig, TransformerXLLMHeadModel
 
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
@@ -97,12 +107,63 @@ def test_a_limited_memory_changes_the_text_of_a_long_prompt(model):
     assert texts[0] != texts[1]
 
 
+def test_the_repetition_penalty_is_that_of_transformers():
+    logits = np.log(np.random.default_rng(0).dirichlet(np.ones(20))).astype(np.float32)
+    seen = [3, 7, 3, 19]
+    witness = RepetitionPenaltyLogitsProcessor(1.3)
+    expected = witness(torch.tensor([seen]), torch.from_numpy(logits)[None].clone())[0]
+    np.testing.assert_allclose(penalise_repetition(logits, seen, 1.3), expected, rtol=1e-6)
+
+
+def test_a_batch_writes_what_each_prompt_writes_alone(model):
+    prompts = [[3, 1, 4], [1, 5, 9], [2, 6, 5]]
+    options = {"max_new_tokens": 15, "top_p": 0.9, "repetition_penalty": 1.2, "forbidden": [8]}
+
+    def rng(index):
+        return np.random.default_rng(index)
+
+    rows = generate_batch(model, prompts, rngs=[rng(0), rng(1), rng(2)], **options)
+    for index, found in enumerate(zip(*rows, strict=True)):
+        assert list(found) == list(generate_ids(model, prompts[index], rng=rng(index), **options))
+
+
+def test_prompts_of_several_lengths_are_refused(model):
+    rngs = [np.random.default_rng(0)] * 2
+    with pytest.raises(ConfigError, match="same number of tokens"):
+        next(generate_batch(model, [[1], [1, 2]], max_new_tokens=1, rngs=rngs))
+
+
+def test_a_sample_begins_at_the_texts_start_and_has_no_unknown(model):
+    vocabulary = SimpleNamespace(end_id=0, unknown_id=5, decode=lambda ids: " ".join(map(str, ids)))
+    text = sample_text(model, vocabulary, max_new_tokens=200, rng=np.random.default_rng(0))
+    assert len(text.split()) == 200
+    assert "5" not in text.split()
+
+
+def test_each_token_costs_the_same_once_the_memory_is_full(model):
+    """Counted, not timed: the model is given one token and a memory of one size."""
+    sizes = []
+    handle = model.register_forward_pre_hook(
+        lambda module, inputs, options: sizes.append(
+            (inputs[0].shape[1], options["memory"][0].shape[1] if options["memory"] else 0)
+        ),
+        with_kwargs=True,
+    )
+    rng = np.random.default_rng(0)
+    options = {"max_new_tokens": 60, "rng": rng, "temperature": 0, "mem_len": 16}
+    assert len(list(generate_ids(model, [1, 2, 3], **options))) == 60
+    handle.remove()
+    assert sizes[0] == (3, 0)
+    assert set(sizes[14:]) == {(1, 16)}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"temperature": -0.1}, "temperature: -0.1"),
         ({"top_k": -1}, "top_k: -1"),
         ({"top_p": 0}, "top_p: 0"),
+        ({"repetition_penalty": 0}, "repetition_penalty: 0"),
     ],
 )
 def test_impossible_options_are_named(options, message):

@@ -13,7 +13,6 @@ from nlpapp.models.transformer_xl import (
     TransformerXLConfig,
     TransformerXLLMHeadModel,
     TransformerXLModel,
-    relative_shift,
 )
 
 
@@ -105,18 +104,6 @@ def test_equals_the_formulas_written_out(pre_norm, clamp_len):
         for layer in range(2):
             remembered = torch.cat([memory[layer][lane], inputs[layer]])[-6:]
             torch.testing.assert_close(output.memory[layer][lane], remembered, atol=1e-5, rtol=1e-5)
-
-
-def test_relative_shift_is_a_gather():
-    scores = torch.randn(2, 3, 4, 7)
-    shifted = relative_shift(scores)
-    for query in range(4):
-        for key in range(7):
-            distance = (7 - 4) + query - key
-            if distance >= 0:
-                torch.testing.assert_close(
-                    shifted[..., query, key], scores[..., query, 7 - 1 - distance]
-                )
 
 
 @pytest.mark.parametrize("cuts", [(3, 4, 5), (1,) * 12, (11, 1), (12,)])

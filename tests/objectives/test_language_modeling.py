@@ -6,7 +6,11 @@ import torch
 
 from nlpapp.data.token_stream import StreamSteps
 from nlpapp.models.transformer_xl import TransformerXLConfig, TransformerXLLMHeadModel
-from nlpapp.objectives.language_modeling import LanguageModelingObjective
+from nlpapp.objectives.language_modeling import (
+    LanguageModelingObjective,
+    PositionObjective,
+    position_losses,
+)
 from nlpapp.training.evaluate import evaluate_means
 
 VOCAB = 30
@@ -33,7 +37,7 @@ def model():
 
 def stream(num_tokens=101, **options):
     tokens = np.random.default_rng(0).integers(0, VOCAB, num_tokens)
-    arguments = {"num_lanes": 1, "segment_length": 8, "start_id": 0, "keep_all": True} | options
+    arguments = {"num_lanes": 1, "segment_length": 8, "start_id": 0} | options
     return tokens, StreamSteps(tokens, **arguments)
 
 
@@ -91,6 +95,30 @@ def test_the_carry_is_a_tuple_of_tensors_without_gradient(model):
     carry = objective(model, batch, objective.counts(batch)).carry
     assert type(carry) is tuple and [tuple(old.shape) for old in carry] == [(1, 5, 16)] * 2
     assert not any(old.requires_grad for old in carry)
+
+
+@pytest.mark.parametrize("mem_len", [None, 0])
+def test_losses_by_position_average_to_the_loss(model, mem_len):
+    """101 tokens in three lanes of 34: the last segment has 2 of 8, one of them padded."""
+    _, steps = stream(num_lanes=3)
+    expected = evaluate_means(model, LanguageModelingObjective(mem_len=mem_len), steps)
+    found = evaluate_means(model, PositionObjective(mem_len=mem_len), steps)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-5)
+    losses = position_losses(found)
+    assert losses.shape == (8,)
+    counts = torch.tensor([15.0, 14, 12, 12, 12, 12, 12, 12])
+    assert float((losses * counts).sum() / 101) == pytest.approx(expected["loss"], rel=1e-5)
+
+
+def test_a_loss_at_a_position_is_that_of_its_tokens(model):
+    tokens, steps = stream(num_tokens=24)
+    found = position_losses(evaluate_means(model, PositionObjective(mem_len=0), steps))
+    inputs = torch.from_numpy(np.concatenate([[0], tokens[:-1]])).view(3, 8)
+    with torch.no_grad():
+        logits = model.eval()(inputs, mem_len=0).logits
+    chosen = -logits.gather(-1, torch.from_numpy(tokens).view(3, 8, 1)).squeeze(-1)
+    torch.testing.assert_close(found, chosen.mean(0), atol=1e-5, rtol=1e-5)
 
 
 def test_a_loss_too_large_for_exp_is_an_infinite_perplexity():

@@ -1,16 +1,21 @@
+import json
 import math
 
+import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.evaluation.context_windows import window_losses
 from nlpapp.models.language_models import (
     TransformerXLSizeConfig,
     transformer_xl_config,
 )
-from nlpapp.models.pretrained import save_model_folder
+from nlpapp.models.pretrained import load_pretrained, save_model_folder
 from nlpapp.models.transformer_xl import TransformerXLLMHeadModel
 from nlpapp.recipes import evaluate_lm
-from nlpapp.text.vocabulary import SymbolVocabulary, count_symbols
+from nlpapp.text.vocabulary import SymbolVocabulary, count_symbols, load_vocabulary
 
 LINES = ["a cat sat on a mat", "", "a cat ran", "<unk> sat"]
 SIZE = TransformerXLSizeConfig(num_layers=1, hidden_size=8, num_heads=1, inner_size=8, mem_len=8)
@@ -52,7 +57,65 @@ def test_figures_of_uniform_probabilities_are_literals(folder, options):
     assert metrics["bits_per_character"] == pytest.approx(3 * tokens / characters)
     assert metrics["unknown_rate"] == pytest.approx(1 / tokens)
     assert metrics["loss"] == pytest.approx(math.log(8))
+    assert metrics["word_perplexity"] == pytest.approx(8)
+    assert (metrics["words"], metrics["characters"]) == (tokens, characters)
     assert (folder / "score" / "report.html").is_file()
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A model with weights worth comparing, and a text of 300 letters."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    (tmp_path / "letters.txt").write_text("".join(rng.choice(list("abcd"), 300)) + "\n")
+    vocabulary = count_symbols("characters", ["abcd"])
+    model = TransformerXLLMHeadModel(transformer_xl_config(SIZE, vocab_size=len(vocabulary)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.5)
+    fingerprint = vocabulary.fingerprint()
+    save_model_folder(model, tmp_path / "model", tokenizer=vocabulary, fingerprint=fingerprint)
+    return tmp_path
+
+
+def test_what_context_is_worth_is_measured_on_request(trained):
+    text = {"text_file": str(trained / "letters.txt")}
+    plain = score(trained, "plain", **text)
+    assert not [name for name in plain if "sliding" in name or "effective" in name]
+    assert not (trained / "plain" / "plots").exists()
+    options = {"by_position": True, "sliding_window": 16, "window_tokens": 8, "segment_length": 16}
+    options |= {"effective_context": 24, "effective_context_step": 8, "batch_size": 1}
+    metrics = score(trained, "full", **text, **options)
+    assert metrics["sliding_attention_length"] == 16
+    assert metrics["sliding_speed_up"] > 0 and metrics["sliding_window_seconds"] > 0
+    model = load_pretrained(AutoModelForCausalLM, trained / "model").eval()
+    ids = np.array(
+        load_vocabulary(trained / "model").encode((trained / "letters.txt").read_text()[:300])
+    )
+    targets = np.arange(17, 25)
+    expected = window_losses(model, ids, targets, window=16, batch_size=3).mean()
+    assert metrics["sliding_window_loss"] == pytest.approx(float(expected), rel=1e-5)
+    for share in (10, 50, 100):
+        assert metrics[f"effective_context_{share}_percent"] in (8, 16, 24)
+    assert (trained / "full" / "plots" / "loss_by_position.png").stat().st_size > 1000
+    assert "Loss by position" in (trained / "full" / "report.html").read_text(encoding="utf-8")
+
+
+def test_another_clamp_changes_the_scores(trained):
+    text = {"text_file": str(trained / "letters.txt")}
+    losses = [
+        score(trained, f"clamp-{clamp}", clamp_len=clamp, **text)["loss"]
+        for clamp in (None, 1000, 2)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_a_checkpoint_of_another_shape_is_refused(trained):
+    path = trained / "model" / "config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"hidden_size": 16}))
+    with pytest.raises(CheckpointError):
+        score(trained, text_file=str(trained / "letters.txt"))
 
 
 def test_another_vocabulary_is_refused(folder):
@@ -77,3 +140,13 @@ def test_options_that_cannot_work_are_named(folder):
         score(folder, model=None)
     with pytest.raises(ConfigError, match="at least 1"):
         score(folder, segment_length=0)
+    with pytest.raises(ConfigError, match="sliding_window: -1"):
+        score(folder, sliding_window=-1)
+    with pytest.raises(ConfigError, match="clamp_len: 0"):
+        score(folder, clamp_len=0)
+    with pytest.raises(ConfigError, match="effective_context: 40 must be at least twice"):
+        score(folder, effective_context=40)
+    with pytest.raises(ConfigError, match="has 15 tokens; a sliding window of 64"):
+        score(folder, "short", sliding_window=64)
+    with pytest.raises(ConfigError, match="15 tokens, too few for a context of 64"):
+        score(folder, "shorter", effective_context=64)

@@ -1,3 +1,4 @@
+import json
 import logging
 
 import pytest
@@ -8,7 +9,7 @@ from nlpapp.models.language_models import TransformerXLSizeConfig, transformer_x
 from nlpapp.models.pretrained import save_model_folder
 from nlpapp.models.transformer_xl import TransformerXLLMHeadModel
 from nlpapp.recipes import generate
-from nlpapp.text.vocabulary import SymbolVocabulary, count_symbols, load_vocabulary
+from nlpapp.text.vocabulary import SymbolVocabulary, count_symbols
 
 WORDS = ["a", "cat", "sat", "on", "the", "mat", "and", "ran", "over", "hills", "<unk>"]
 SIZE = TransformerXLSizeConfig(num_layers=1, hidden_size=8, num_heads=1, inner_size=8, mem_len=64)
@@ -69,13 +70,39 @@ def test_a_prompt_of_several_lines():
     assert generate.encode_prompt("cat cat\ncat", vocabulary) == [0, 1, 1, 0, 1]
 
 
-def test_parts_appear_as_soon_as_they_are_final(tiny_tokenizer_folder):
-    vocabulary = load_vocabulary(tiny_tokenizer_folder)
-    ids = vocabulary.tokenizer.convert_tokens_to_ids(
-        ["d", "##o", "##g", "sat", "[SEP]", "the", "cat"]
-    )
-    parts = list(generate.stream_text(vocabulary.encode("the"), ids, vocabulary))
-    assert parts == ["the", " dog", " sat", "\nthe", " cat"]
+def rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_text_does_not_depend_on_those_beside_it(folder, tmp_path, capsys):
+    """Prompts of two lengths, three texts of each: in batches of any size they are the same."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\nthe mat and\non hills\n", encoding="utf-8")
+    found = []
+    for batch_size in (1, 2, 16):
+        output = tmp_path / f"{batch_size}.jsonl"
+        options = {"batch_size": batch_size, "output_file": str(output), "temperature": 5.0}
+        figures = write(folder, prompt_file=str(prompts), num_texts=3, **options)
+        found.append(rows(output))
+    assert figures == {"prompt_tokens": 3.0 * 7, "generated_tokens": 9.0 * 12}
+    assert found[0] == found[1] == found[2]
+    assert [row["prompt"] for row in found[0]][::3] == ["a cat", "the mat and", "on hills"]
+    assert all(row["text"].startswith(row["prompt"]) for row in found[0])
+    assert len({row["text"] for row in found[0]}) == 9
+    assert capsys.readouterr().out.count("the mat and") >= 9
+
+
+def test_batches_hold_prompts_of_one_length():
+    prompts = [[1, 2], [1], [3, 4], [5, 6], [7]]
+    assert list(generate.equal_lengths(prompts, 2)) == [[1, 4], [0, 2], [3]]
+
+
+def test_a_repetition_penalty_writes_other_words(folder, capsys):
+    options = {"temperature": 0.0, "max_new_tokens": 8}
+    write(folder, prompt="a cat", **options)
+    assert len(set(capsys.readouterr().out.split())) < 5
+    write(folder, prompt="a cat", repetition_penalty=1e6, **options)
+    assert sorted(capsys.readouterr().out.split()) == sorted(set(WORDS) - {"<unk>"})
 
 
 @pytest.mark.parametrize(
@@ -87,6 +114,10 @@ def test_parts_appear_as_soon_as_they_are_final(tiny_tokenizer_folder):
         ({"top_p": 1.1}, "top_p: 1.1"),
         ({"top_k": -1}, "top_k: -1"),
         ({"mem_len": -1}, "mem_len: -1"),
+        ({"num_texts": 0}, "num_texts: 0"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty: 0.0"),
+        ({"prompt": "a", "prompt_file": "b"}, "both given"),
     ],
 )
 def test_options_that_cannot_work_are_named(folder, options, message):

@@ -1,5 +1,8 @@
+import gzip
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -126,13 +129,68 @@ def test_two_micro_batches_give_the_update_of_one(texts, tmp_path):
     assert_same(weights(tmp_path / "2"), weights(tmp_path / "1"), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("vocabulary", ["characters", "tokenizer"])
+@pytest.mark.parametrize("vocabulary", ["characters", "bytes", "tokenizer"])
 def test_other_vocabularies(texts, tmp_path, tiny_tokenizer_folder, vocabulary):
     name = str(tiny_tokenizer_folder) if vocabulary == "tokenizer" else vocabulary
     metrics = train_lm.run(config(texts, tmp_path / "run", vocabulary=name))
     assert metrics["valid_perplexity_without_memory"] > 1
     loaded = load_vocabulary(tmp_path / "run" / "model")
     assert loaded.decode(loaded.encode("the name of one")) == "the name of one"
+
+
+def test_figures_of_all_vocabularies_are_of_one_text(texts, tmp_path):
+    """Words are predicted piece by piece, and compared word by word."""
+    text = (texts / "valid.txt").read_text(encoding="utf-8")
+    for vocabulary, tokens in (("words", 40 * 10), ("bytes", len(text))):
+        found = train_lm.run(config(texts, tmp_path / vocabulary, vocabulary=vocabulary))
+        assert found["valid_predicted_tokens"] == tokens
+        assert found["valid_characters"] == found["valid_bytes"] == len(text)
+        nats = found["valid_loss"] * tokens
+        assert found["valid_word_perplexity"] == pytest.approx(np.exp(nats / 400))
+        assert found["valid_bits_per_byte"] == pytest.approx(nats / np.log(2) / len(text))
+
+
+def test_the_report_shows_texts_and_what_memory_is_worth(texts, tmp_path):
+    training = {"evaluate_every": 2}
+    options = {"memory_ablation": [0, 32], "sample_tokens": 7, "training": training}
+    metrics = train_lm.run(config(texts, tmp_path / "run", **options))
+    assert metrics["valid_perplexity_mem_len_32"] > 1
+    lines = (tmp_path / "run" / "samples.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "What the memory is worth" in page and "mem len 32" in page
+    assert json.loads(lines[-1])["text"].split()[0] in page
+
+
+def test_text_from_a_folder_and_a_table_gives_the_weights_of_one_file(texts, tmp_path):
+    """Packed, in two files, as JSON lines: the same lines, so the same ids and weights."""
+    lines = (texts / "train.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    folder = tmp_path / "text"
+    folder.mkdir()
+    with gzip.open(folder / "a.txt.gz", "wt", encoding="utf-8") as file:
+        file.writelines(lines[:150])
+    rows = "".join(json.dumps({"text": line.rstrip("\n")}) + "\n" for line in lines[150:])
+    (folder / "b.jsonl").write_text(rows, encoding="utf-8")
+    for name, source in (("file", str(texts / "train.txt")), ("folder", [str(folder)])):
+        train_lm.run(config(texts, tmp_path / name, train_file=source))
+    assert_same(weights(tmp_path / "folder"), weights(tmp_path / "file"), atol=0, rtol=0)
+
+
+def test_shuffled_lanes_of_varying_segments_resume_bit_equal(texts, tmp_path):
+    """In the second epoch, whose lanes and segments are others than those of the first."""
+    training = {"num_epochs": 2, "max_steps": None, "checkpoint_every": 4, "keep_checkpoints": 99}
+    options = {"shuffle_lanes": True, "variable_segment_length": True, "batch_size": 40}
+    options |= {"segment_length": 12, "training": training | {"evaluate_every": 1000}}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train_lm.run(config(texts, whole, **options))
+    shutil.copytree(whole, resumed)
+    numbers = sorted(int(path.name[5:]) for path in (whole / "checkpoints").glob("step-*"))
+    for number in numbers[len(numbers) * 2 // 3 :]:
+        shutil.rmtree(resumed / f"checkpoints/step-{number}")
+    shutil.rmtree(resumed / "model")
+    (resumed / "metrics.json").unlink()
+    train_lm.run(config(texts, resumed, **options))
+    assert_same(weights(resumed), weights(whole), atol=0, rtol=0)
 
 
 def test_adaptive_softmax_and_its_options(texts, tmp_path):
@@ -150,6 +208,8 @@ def test_adaptive_softmax_and_its_options(texts, tmp_path):
         ({"size": {"cutoffs": [12, 5]}}, "5 follows 12"),
         ({"size": {"cutoffs": [5, 5000]}}, "5000 is not below the vocabulary's 18 entries"),
         ({"size": {"div_val": 0}}, "div_val: 0"),
+        ({"memory_ablation": [0, -3]}, "mem_len: -3 is negative"),
+        ({"sample_tokens": 0}, "sample_tokens: 0"),
         ({"batch_size": 0}, "batch_size: 0"),
         ({"evaluation_segment_length": 0}, "evaluation_segment_length: 0"),
         (
@@ -167,10 +227,10 @@ def test_options_that_cannot_work_are_named(texts, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
-        (b"", "valid.txt: the file is empty"),
+        (None, "No file .*valid.txt'"),
+        (b"", "valid.txt is empty"),
         (b"\n\n\n", "has only empty lines"),
-        (b"n1 is\nthe n\xe4me\n", "line 2: not UTF-8 at byte 11"),
+        (b"n1 is\nthe n\xe4me\n", "valid.txt, line 2, byte offset 11: not UTF-8"),
         (b"n1 is\nthe neme\n", "valid.txt, line 2: 'neme'.*Did you mean 'name'"),
     ],
 )
@@ -180,3 +240,24 @@ def test_text_that_cannot_be_used_is_named(texts, tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(DataError, match=message):
         train_lm.run(config(texts, tmp_path / "run", valid_file=str(path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--shuffle_lanes", "true"]])
+def test_two_processes_read_the_stream_of_one(texts, tmp_path, options):
+    """Five lanes, so that the processes have different numbers of them; the last is padded."""
+    size = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "inner_size": 16, "dropout": 0}
+    words = [word for name, value in size.items() for word in (f"--size.{name}", str(value))]
+    words += ["--train_file", str(texts / "valid.txt"), "--valid_file", str(texts / "valid.txt")]
+    words += ["--batch_size", "5", "--segment_length", "7", "--training.num_epochs", "2"]
+    words += ["--training.tensorboard", "false", "--min_frequency", "1", *options]
+    launch = {1: [], 2: ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]}
+    for processes, module in launch.items():
+        output = ["--output_dir", str(tmp_path / str(processes))]
+        command = [sys.executable, *module, "-m", "nlpapp", "train-lm", *words, *output]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        assert result.returncode == 0, result.stderr[:4000]
+    assert_same(weights(tmp_path / "2"), weights(tmp_path / "1"), atol=1e-5, rtol=1e-5)
+    figures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in "12"]
+    for name in ("valid_loss", "valid_predicted_tokens", "valid_loss_without_memory"):
+        assert figures[0][name] == pytest.approx(figures[1][name], rel=1e-5)

@@ -3,7 +3,9 @@ import json
 import pytest
 
 from nlpapp.errors import CheckpointError, ConfigError, DataError
+from nlpapp.text import vocabulary as vocabulary_module
 from nlpapp.text.vocabulary import (
+    ByteVocabulary,
     SymbolVocabulary,
     TokenizerVocabulary,
     build_vocabulary,
@@ -87,6 +89,24 @@ def test_saved_and_loaded_is_the_same(tmp_path, kind):
     assert loaded.symbols == vocabulary.symbols
     assert loaded.kind == kind
     assert loaded.fingerprint() == vocabulary.fingerprint()
+
+
+def test_bytes_are_their_own_ids_and_survive_the_disk(tmp_path):
+    vocabulary = build_vocabulary("bytes", (), min_frequency=1, max_size=None, source="none")
+    assert isinstance(vocabulary, ByteVocabulary) and len(vocabulary) == 256
+    assert encode(vocabulary, ["a\u00e9", ""]) == [[97, 195, 169, 10], [10]]
+    assert vocabulary.decode([97, 195, 169, 10]) == "a\u00e9\n"
+    assert vocabulary.decode([195]) == "\ufffd"
+    vocabulary.save_pretrained(tmp_path)
+    loaded = load_vocabulary(tmp_path)
+    assert isinstance(loaded, ByteVocabulary)
+    assert loaded.fingerprint() == vocabulary.fingerprint()
+
+
+def test_a_long_line_of_characters_comes_in_parts(monkeypatch):
+    monkeypatch.setattr(vocabulary_module, "LONG_LINE", 3)
+    vocabulary = SymbolVocabulary("characters", ["<eos>", "a", "b"])
+    assert encode(vocabulary, ["abababab", "a"]) == [[1, 2, 1], [2, 1, 2], [1, 2, 0], [1, 0]]
 
 
 def test_fingerprints_tell_kinds_and_orders_apart():
