@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nlpapp.data.augmentation import AugmentationConfig, augment
+from nlpapp.data.augmentation import AugmentationConfig, AugmentationCounts, augment
 from nlpapp.data.classification import ClassificationCollator, EncodedExamples, Examples
 from nlpapp.data.table_files import read_lines
 from nlpapp.errors import DataError
@@ -15,7 +15,7 @@ from nlpapp.errors import DataError
 logger = logging.getLogger("nlpapp")
 
 NO_LABEL = -100
-"""The label of an example that only the teacher judges."""
+"""The class of an example that only the teacher judges; a score of such a one is NaN."""
 
 
 def build_transfer_set(
@@ -25,26 +25,47 @@ def build_transfer_set(
     mask_token: str,
     *,
     seed: int,
+    workers: int | None = None,
 ) -> Examples:
     """Return ``train``, then augmented ``train``, then the texts of a file, as one set.
 
     Only the rows of ``train`` keep their labels: what is made from a text may mean something else.
 
+    Args:
+        train: the labelled examples.
+        augmentation: the rules for new texts.
+        unlabeled_file: more texts, see `read_unlabeled`.
+        mask_token: what stands for a masked word.
+        seed: of the augmentation.
+        workers: processes that augment; None: one for each core. The set does not depend on it.
+
     Raises:
         DataError: as `read_unlabeled`.
     """
-    sources = [(train.texts_a, train.texts_b)]
-    sources.append(
-        augment(train.texts_a, train.texts_b, augmentation, seed=seed, mask_token=mask_token)
-    )
+    texts_a = list(train.texts_a)
+    texts_b = None if train.texts_b is None else list(train.texts_b)
+    counts = AugmentationCounts()
+    for part in augment(
+        *(train.texts_a, train.texts_b, augmentation),
+        seed=seed,
+        mask_token=mask_token,
+        workers=workers,
+    ):
+        texts_a += [sides[0] for sides in part.texts]
+        if texts_b is not None:
+            texts_b += [sides[1] for sides in part.texts]
+        counts += part.counts
+    if counts.drawn:
+        logger.info("augmentation: %s", counts)
     if unlabeled_file is not None:
-        sources.append(read_unlabeled(unlabeled_file, pairs=train.texts_b is not None))
-    texts_a = [text for side, _ in sources for text in side]
-    texts_b = None
-    if train.texts_b is not None:
-        texts_b = [text for _, side in sources for text in side or []]
-    labels = np.full(len(texts_a), NO_LABEL, dtype=np.int64)
-    labels[: len(train)] = train.known_labels
+        more_a, more_b = read_unlabeled(unlabeled_file, pairs=texts_b is not None)
+        texts_a += more_a
+        if texts_b is not None:
+            texts_b += more_b or []
+    known = train.known_labels
+    missing = NO_LABEL if train.label_names else np.nan
+    labels = np.full(len(texts_a), missing, dtype=known.dtype)
+    labels[: len(train)] = known
     logger.info("transfer set: %d rows, %d of them labelled", len(texts_a), len(train))
     return Examples(
         texts_a=texts_a,
@@ -59,7 +80,8 @@ def read_unlabeled(path: str | Path, *, pairs: bool) -> tuple[list[str], list[st
     """Read a file with a text a line, or with ``pairs`` two texts a line and a tab between them.
 
     Raises:
-        DataError: the file cannot be read or is blank, or a line has no tab, or more than one.
+        DataError: the file cannot be read or is blank, or a line has no tab, or more than one, or
+            an empty text beside it.
     """
     rows = []
     for number, line in read_lines(Path(path)):
@@ -71,6 +93,8 @@ def read_unlabeled(path: str | Path, *, pairs: bool) -> tuple[list[str], list[st
                 f"{path}, line {number}: expected two texts with a tab between them, "
                 f"found {len(sides)}; the training set has pairs."
             )
+        if not all(side.strip() for side in sides):
+            raise DataError(f"{path}, line {number}: one text of the pair is empty.")
         rows.append(sides)
     if not rows:
         raise DataError(f"{path}: the file holds no text.")

@@ -71,7 +71,7 @@ SUPPORTED_ENCODERS = (
     *("modernbert", "mpnet", "roberta", "xlm-roberta"),
 )
 """Model types (config.json) of encoders whose export is tested."""
-SUPPORTED = (*SUPPORTED_ENCODERS[:2], "bilstm", *SUPPORTED_ENCODERS[2:])
+SUPPORTED = tuple(sorted((*SUPPORTED_ENCODERS, "bilstm", "text_cnn")))
 """Model types of classifiers whose export is tested."""
 NO_PROGRAM = "it would fix the length of the texts, because PyTorch unrolls their loop"
 

@@ -16,6 +16,14 @@ USAGE = """nlpapp predict --model {folder} --file your.tsv --output_dir runs/pre
 nlpapp export --model {folder} --output_dir runs/export"""
 
 
+KINDS = {
+    "bilstm": ("BiLSTM", "A small bidirectional LSTM"),
+    "text_cnn": ("TextCNN", "A small convolutional network"),
+}
+"""Model type -> name, and words for it."""
+OTHER = ("Small transformer", "A few layers of its teacher")
+
+
 def score_student(
     student: np.ndarray,
     teacher: np.ndarray | None,
@@ -27,22 +35,23 @@ def score_student(
     """Return the student's metrics with their intervals, and how it compares with its teacher.
 
     Args:
-        student: (N, C) logits.
+        student: (N, C) logits; of scores C is 1.
         teacher: (N, C) logits; None leaves the comparison out.
-        labels: (N,) classes.
+        labels: (N,) classes or scores.
         metrics: names; the first is the one that ``retained`` compares.
         seed: of the bootstrap intervals.
 
     Returns:
         <metric> and teacher_<metric>; agreement, the share of rows to which both give the same
-        class; retained, the student's first metric over the teacher's (absent unless the
-        teacher's is positive).
+        class (absent of scores); retained, the student's first metric over the teacher's (absent
+        unless the teacher's is positive).
     """
     values = score_with_intervals(student, labels, metrics, seed=seed)
     if teacher is not None:
         theirs = score_logits(teacher, labels, metrics)
         values |= {f"teacher_{name}": theirs[name] for name in metrics}
-        values["agreement"] = float((student.argmax(1) == teacher.argmax(1)).mean())
+        if student.shape[1] > 1:
+            values["agreement"] = float((student.argmax(1) == teacher.argmax(1)).mean())
         if theirs[metrics[0]] > 0:
             values["retained"] = values[metrics[0]] / theirs[metrics[0]]
     return values
@@ -61,12 +70,14 @@ def report_student(
     """
     plot_curves(run_folder / "metrics.jsonl", run_folder / "plots" / "curves.png")
     config = read_run(run_folder, metrics=metrics).config
-    labels = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))["id2label"]
+    saved = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    student, words = KINDS.get(saved["model_type"], OTHER)
+    labels = list((saved.get("id2label") or {}).values())
+    classes = f"It classifies into {', '.join(labels)}." if len(labels) > 1 else "It gives a score."
     write_model_card(
         model_folder,
-        title="BiLSTM classifier",
-        summary=f"A small bidirectional LSTM that learned from {teacher}. It classifies into "
-        f"{', '.join(labels.values())}.",
+        title=f"{student} classifier",
+        summary=f"{words} that learned from {teacher}. {classes}",
         metrics=metrics,
         usage=USAGE.format(folder=model_folder),
         run_folder=run_folder,

@@ -1,9 +1,7 @@
 """The BiLSTM classifier of Tang et al. 2019 (arXiv 1903.12136), for one sentence or two.
 
-    one sentence    logits = W2 relu(W1 h + b1) + b2
-    two sentences   the same, with h = [h1, h2, h1 * h2, |h1 - h2|] of one shared encoder
-
-Legend: B rows, S positions, E embedding width, H hidden width of one direction, C labels.
+The layers above the encoder are in `models.sentence_classifier`. Legend: B rows, S positions, E
+embedding width, H hidden width of one direction.
 
 No packed sequences: exported to ONNX they are wrong for other batch sizes and lengths than the
 ones exported with (pytorch issue 62240). The backward direction is a second LSTM over each row
@@ -12,25 +10,22 @@ must be on the right.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-    initialization,
-)
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nlpapp.errors import ConfigError, nearest
+from nlpapp.models.classifiers import label_options
+from nlpapp.models.sentence_classifier import (
+    SentenceClassifier,
+    SentenceClassifierConfig,
+    check_positive,
+)
 
 POOLINGS = ("last", "max", "mean")
-EMBEDDING_DEVIATION = 0.1
-"""Deviation of embeddings before training: larger than BERT's, as no normalisation follows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,37 +44,19 @@ class BiLstmSizeConfig:
     """Dropout of the embeddings, the sentence vector and the ReLU layer."""
 
 
-class BiLstmConfig(PretrainedConfig):
+class BiLstmConfig(SentenceClassifierConfig):
     """Sizes of a `BiLstmForSequenceClassification`; the defaults are Tang et al.'s."""
 
     model_type = "bilstm"
 
-    def __init__(
-        self,
-        *,
-        vocab_size: int = 30522,
-        embedding_size: int = 300,
-        hidden_size: int = 150,
-        classifier_size: int = 200,
-        pooling: str = "last",
-        dropout: float = 0.1,
-        siamese: bool = False,
-        pad_token_id: int = 0,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, hidden_size: int = 150, pooling: str = "last", **kwargs: Any) -> None:
         """Describe a model.
 
         Args:
-            vocab_size: Pieces of the tokenizer, V.
-            embedding_size: Width of the embeddings, E.
             hidden_size: Width of each direction of the LSTM, H.
-            classifier_size: Width of the ReLU layer before the labels.
             pooling: "last" (the state after reading the whole row, as in the paper), or "max" or
                 "mean" over the positions that hold a token.
-            dropout: Rate on the embeddings, the sentence vector and the ReLU layer.
-            siamese: Read two sentences with one encoder instead of one sentence.
-            pad_token_id: The piece that fills rows up.
-            **kwargs: What every Hugging Face configuration takes, such as id2label.
+            **kwargs: See `SentenceClassifierConfig`.
 
         Raises:
             ConfigError: An unknown pooling, or a size that is not positive.
@@ -89,23 +66,9 @@ class BiLstmConfig(PretrainedConfig):
             raise ConfigError(
                 f"pooling '{pooling}' is unknown; expected {known}.{nearest(pooling, POOLINGS)}"
             )
-        sizes = {
-            "vocab_size": vocab_size,
-            "embedding_size": embedding_size,
-            "hidden_size": hidden_size,
-            "classifier_size": classifier_size,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ConfigError(f"{name} is {size}; a BiLSTM needs at least 1.")
-        self.vocab_size = vocab_size
-        self.embedding_size = embedding_size
+        check_positive("hidden_size", hidden_size)
         self.hidden_size = hidden_size
-        self.classifier_size = classifier_size
         self.pooling = pooling
-        self.dropout = dropout
-        self.siamese = siamese
-        self.pad_token_id = pad_token_id
         super().__init__(**kwargs)
 
 
@@ -161,123 +124,13 @@ class BiLstmEncoder(nn.Module):
         return torch.cat(pooled, dim=1)
 
 
-class BiLstmPreTrainedModel(PreTrainedModel):
-    """Initialisation and saving, shared by BiLSTM models."""
-
-    config_class = BiLstmConfig
-    base_model_prefix = "encoder"
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Set Glorot weights, orthogonal recurrences, open forget gates, small embeddings."""
-        if isinstance(module, nn.LSTM):
-            for name, parameter in module.named_parameters():
-                if name.startswith("weight_ih"):
-                    initialization.xavier_uniform_(parameter)
-                elif name.startswith("weight_hh"):
-                    initialization.orthogonal_(parameter)
-                else:
-                    # Gates are stacked input, forget, cell, output; two biases are added up.
-                    bias = torch.zeros_like(parameter)
-                    bias[module.hidden_size : 2 * module.hidden_size] = 0.5
-                    initialization.copy_(parameter, bias)
-        elif isinstance(module, nn.Linear):
-            initialization.xavier_uniform_(module.weight)
-            initialization.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            weight = torch.empty_like(module.weight).normal_(std=EMBEDDING_DEVIATION)
-            weight[module.padding_idx] = 0
-            initialization.copy_(module.weight, weight)
-
-
-class BiLstmForSequenceClassification(BiLstmPreTrainedModel):
+class BiLstmForSequenceClassification(SentenceClassifier):
     """A BiLSTM encoder under a two-layer classifier; with one label it is a regression."""
 
+    config_class = BiLstmConfig
+
     def __init__(self, config: BiLstmConfig) -> None:
-        super().__init__(config)
-        self.num_labels = int(config.num_labels or 2)
-        self.encoder = BiLstmEncoder(config)
-        width = 2 * config.hidden_size * (4 if config.siamese else 1)
-        self.dropout = nn.Dropout(config.dropout)
-        self.hidden = nn.Linear(width, config.classifier_size)
-        self.classifier = nn.Linear(config.classifier_size, self.num_labels)
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the word embeddings."""
-        return self.encoder.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the word embeddings."""
-        self.encoder.embeddings = value  # type: ignore[assignment]
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        *,
-        input_ids_b: torch.Tensor | None = None,
-        attention_mask_b: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-    ) -> SequenceClassifierOutput:
-        """Score rows of token ids.
-
-        Args:
-            input_ids: (B, S) pieces of the sentence, or of a siamese model's first sentence.
-            attention_mask: (B, S), 1 at tokens and 0 at padding; by default 0 at padding pieces.
-            input_ids_b: (B, S') pieces of the second sentence; siamese models need it.
-            attention_mask_b: (B, S'), as ``attention_mask``.
-            token_type_ids: Accepted so that a BERT tokenizer's batch fits; an LSTM does not use it.
-            labels: (B,) classes, or scores with one label; gives a loss averaged over the rows.
-
-        Returns:
-            Logits (B, C), and the loss if there are labels.
-
-        Raises:
-            ConfigError: A siamese model without a second sentence, or a single one with it.
-        """
-        if (input_ids_b is not None) != self.config.siamese:
-            need = (
-                "two sentences (input_ids_b)"
-                if self.config.siamese
-                else "one sentence, without input_ids_b"
-            )
-            raise ConfigError(f"This BiLSTM (siamese: {self.config.siamese}) reads {need}.")
-        vector = self._encode(input_ids, attention_mask)
-        if input_ids_b is not None:
-            other = self._encode(input_ids_b, attention_mask_b)
-            vector = torch.cat(
-                [vector, other, vector * other, (vector - other).abs()], dim=1
-            )  # (B, 8H)
-        hidden = self.dropout(torch.relu(self.hidden(self.dropout(vector))))
-        logits = self.classifier(hidden)  # (B, C)
-        loss = None
-        if labels is not None and self.num_labels == 1:
-            loss = nn.functional.mse_loss(logits.squeeze(1), labels.to(logits.dtype))
-        elif labels is not None:
-            loss = nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
-
-    def _encode(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        if attention_mask is None:
-            attention_mask = (input_ids != self.config.pad_token_id).long()
-        return self.encoder(input_ids, attention_mask)
-
-
-def project_embeddings(teacher: torch.Tensor, width: int) -> torch.Tensor:
-    """Return a teacher's (V, D) word embeddings as (V, ``width``) ones to start a student from.
-
-    They are centred, turned to their principal components (PCA, largest first), cut to ``width``,
-    and scaled to the deviation that random embeddings start with. A student wider than its
-    teacher gets random columns beside them, from torch's generator.
-    """
-    centred = (teacher - teacher.mean(0)).double()
-    _, directions = torch.linalg.eigh(centred.T @ centred)  # columns, by ascending variance
-    kept = centred @ directions.flip(1)[:, :width]  # (V, min(D, width))
-    kept = EMBEDDING_DEVIATION * kept / kept.std().clamp(min=1e-12)
-    extra = EMBEDDING_DEVIATION * torch.randn(len(kept), width - kept.shape[1], dtype=torch.double)
-    return torch.cat([kept, extra], dim=1).to(teacher.dtype)
+        super().__init__(config, BiLstmEncoder(config), 2 * config.hidden_size)
 
 
 def build_bilstm(
@@ -287,7 +140,6 @@ def build_bilstm(
     pad_token_id: int,
     label_names: Sequence[str],
     siamese: bool = False,
-    start: Any = None,
 ) -> BiLstmForSequenceClassification:
     """Return a BiLSTM to train; what is random comes from torch's generator.
 
@@ -295,37 +147,20 @@ def build_bilstm(
         size: widths, pooling and dropout.
         vocab_size: entries of the tokenizer.
         pad_token_id: of the tokenizer.
-        label_names: the classes in order.
+        label_names: the classes in order; none: one score.
         siamese: read pairs of sentences.
-        start: the word embeddings (an nn.Embedding) of a teacher with the same tokenizer.
 
     Raises:
-        ConfigError: a size that is not positive, or embeddings of another vocabulary.
+        ConfigError: a size that is not positive.
     """
     config = BiLstmConfig(
+        **asdict(size),
         vocab_size=vocab_size,
-        embedding_size=size.embedding_size,
-        hidden_size=size.hidden_size,
-        classifier_size=size.classifier_size,
-        pooling=size.pooling,
-        dropout=size.dropout,
         siamese=siamese,
         pad_token_id=pad_token_id,
-        id2label=dict(enumerate(label_names)),
-        label2id={name: index for index, name in enumerate(label_names)},
+        **label_options(label_names),
     )
-    model = BiLstmForSequenceClassification(config)
-    if start is not None:
-        words = start.weight.detach()  # (V, D)
-        if len(words) < vocab_size:
-            raise ConfigError(
-                f"the teacher has {len(words)} embeddings and the tokenizer {vocab_size} "
-                "entries; use the teacher's tokenizer, or --embeddings random."
-            )
-        projected = project_embeddings(words[:vocab_size], size.embedding_size)
-        projected[pad_token_id] = 0
-        model.encoder.embeddings.weight.data.copy_(projected)
-    return model
+    return BiLstmForSequenceClassification(config)
 
 
 AutoConfig.register(BiLstmConfig.model_type, BiLstmConfig)

@@ -8,8 +8,15 @@
                            size of the gradients when T changes. Its gradient is that of the soft
                            cross entropy, and it is 0 where the student has learned everything.
 
-An example without a label (-100: augmented or unlabelled text) has the teacher term alone, at full
-weight. Legend: B rows of a batch, C labels, T temperature.
+Of scores (C is 1) the teacher term is "mse", and the square of (student - label) stands in for the
+cross entropy. An example without a label (-100, of scores NaN: augmented or unlabelled text) has
+the teacher term alone, at full weight.
+
+With ``final_alpha`` the share of the labels moves from alpha to it over the training: teacher
+annealing (Clark et al. 2019, BAM, arXiv 1907.04829, section 3.2), where it goes from 0 to 1.
+
+What the teacher's layers say (`objectives.layer_distillation`) is added to the teacher term.
+Legend: B rows of a batch, C labels, T temperature.
 """
 
 from dataclasses import dataclass
@@ -20,6 +27,7 @@ from torch.nn import functional
 
 from nlpapp.errors import ConfigError
 from nlpapp.objectives.classification import forward_logits
+from nlpapp.objectives.layer_distillation import LayerLoss, read_layers
 from nlpapp.objectives.step import Batch, Counts, StepOutput
 
 NO_LABEL = -100
@@ -38,16 +46,43 @@ class DistillationConfig:
     """Divides the logits of both sides in kl; above 1 the small probabilities count for more."""
     alpha: float = 0.0
     """Share of the labels: 0 learns the teacher's logits alone, 1 the labels alone."""
+    final_alpha: float | None = None
+    """Share of the labels at the end of training, to which alpha moves evenly; absent: it stays."""
+    label_smoothing: float = 0.0
+    """Share of a label that is spread over all classes, in the cross entropy with the labels."""
+    hidden_weight: float = 0.0
+    """Weight of the hidden states of the teacher's layers; for a BERT student."""
+    hidden_loss: Literal["mse", "cosine"] = "mse"
+    """Distance of two hidden states."""
+    attention_weight: float = 0.0
+    """Weight of the attention maps of the teacher's layers; for a BERT student."""
+
+    @property
+    def uses_layers(self) -> bool:
+        """Whether the student learns from the teacher's layers."""
+        return self.hidden_weight > 0 or self.attention_weight > 0
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ConfigError(
                 f"temperature is {self.temperature}; it divides logits: use 1 or more."
             )
-        if not 0 <= self.alpha <= 1:
+        for name in ("alpha", "final_alpha"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ConfigError(
+                    f"{name} is {share}; it is the share of the labels in the loss, from 0 (the "
+                    "teacher alone) to 1 (the labels alone)."
+                )
+        if not 0 <= self.label_smoothing < 1:
+            raise ConfigError(f"label_smoothing is {self.label_smoothing}; use 0 up to under 1.")
+        for name in ("hidden_weight", "attention_weight"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
+        if self.alpha == 1 and (self.uses_layers or self.final_alpha is not None):
             raise ConfigError(
-                f"alpha is {self.alpha}; it is the share of the labels in the loss, from 0 (the "
-                "teacher alone) to 1 (the labels alone)."
+                "alpha is 1, the labels alone, so the teacher is not asked: leave final_alpha, "
+                "hidden_weight and attention_weight out, or lower alpha."
             )
         if self.teacher_loss == "mse" and self.temperature != 1:
             raise ConfigError(
@@ -68,40 +103,84 @@ def teacher_losses(
 
 
 class DistillationObjective:
-    """Losses of a batch that holds "teacher_logits" (B, C) unless alpha is 1, and "labels" (B,)."""
+    """Losses of a batch that holds "teacher_logits" (B, C) unless alpha is 1, and "labels" (B,).
 
-    def __init__(self, *, teacher_loss: str, temperature: float, alpha: float) -> None:
+    With ``final_alpha`` it also holds "progress", the share of the training behind it. Evaluated
+    without it, alpha is as at the start.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher_loss: str,
+        temperature: float,
+        alpha: float,
+        final_alpha: float | None = None,
+        label_smoothing: float = 0.0,
+        layers: LayerLoss | None = None,
+    ) -> None:
+        """Take the options of `DistillationConfig`; ``layers`` compares the models' insides."""
         self.teacher_loss = teacher_loss
         self.temperature = temperature
         self.alpha = alpha
+        self.final_alpha = final_alpha
+        self.label_smoothing = label_smoothing
+        self.layers = layers
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of examples with a loss: with alpha 1 those that have a label."""
         if self.alpha == 1:
-            return {TERM: float((batch["labels"] != NO_LABEL).sum())}
+            return {TERM: float(is_labelled(batch["labels"]).sum())}
         return {TERM: float(len(batch["labels"]))}
 
     def __call__(self, model: Any, batch: Batch, counts: Counts, carry: Any = None) -> StepOutput:
         """Return the loss of ``batch``, its accuracy, and how often student and teacher agree."""
-        logits = forward_logits(model, batch).float()  # (B, C)
-        labels = batch["labels"]
-        labelled = labels != NO_LABEL
-        chosen = logits.argmax(1)
-        hard = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
-        losses = self.alpha * hard
+        logits, inside = self._forward(model, batch)
+        labelled = is_labelled(batch["labels"])
+        labels = batch["labels"].where(labelled, 0)
+        alpha = self._alpha(batch)
+        losses = alpha * label_losses(logits, labels, self.label_smoothing) * labelled
+        are_classes = logits.shape[1] > 1
         metrics: dict[str, tuple[Any, Any]] = {}
         if self.alpha < 1:
             teacher = batch["teacher_logits"].float()
-            soft = teacher_losses(
+            soft = inside + teacher_losses(
                 logits, teacher, teacher_loss=self.teacher_loss, temperature=self.temperature
             )
-            losses = torch.where(labelled, losses + (1 - self.alpha) * soft, soft)
-            metrics["agreement"] = ((chosen == teacher.argmax(1)).sum(), len(labels))
+            losses = torch.where(labelled, losses + (1 - alpha) * soft, soft)
+            if are_classes:
+                metrics["agreement"] = ((logits.argmax(1) == teacher.argmax(1)).sum(), len(labels))
         total = losses.sum()
         metrics["loss"] = (total.detach(), self.counts(batch)[TERM])
-        metrics["accuracy"] = ((chosen == labels).sum(), labelled.sum())
+        if are_classes:
+            right = (logits.argmax(1) == labels) & labelled
+            metrics["accuracy"] = (right.sum(), labelled.sum())
         return StepOutput(loss=total / max(counts[TERM], 1.0), metrics=metrics)
 
     def summary(self, means: dict[str, float]) -> dict[str, float]:
         """Return ``means`` as they are."""
         return means
+
+    def _forward(self, model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | float]:
+        """Return (B, C) logits and the (B,) distances of the layers, 0 where none is asked for."""
+        if self.layers is None:
+            return forward_logits(model, batch).float(), 0.0
+        found = read_layers(model, batch, attentions=self.layers.attention_weight > 0)
+        return found.logits.float(), self.layers(found, batch)
+
+    def _alpha(self, batch: Batch) -> float | torch.Tensor:
+        if self.final_alpha is None or "progress" not in batch:
+            return self.alpha
+        return self.alpha + (self.final_alpha - self.alpha) * batch["progress"]
+
+
+def is_labelled(labels: torch.Tensor) -> torch.Tensor:
+    """Return (B,) whether each of the classes, or scores, is known."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
+
+
+def label_losses(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """Return the (B,) cross entropies of (B, C) logits, or of one logit the squared errors."""
+    if logits.shape[1] == 1:
+        return (logits[:, 0] - labels).square()
+    return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)

@@ -1,11 +1,13 @@
 """A teacher's logits for a whole set, computed once and kept on disk.
 
-<path>.npy holds (examples, classes) float32, <path>.json the key of what it was computed from. A
-cache with another key, of another teacher or other data, is never used: it is computed again.
+<path>.npy holds (examples, classes) float32, <path>.json what it was computed from: the hashes of
+the teacher's weights and of the data. While they are computed, <path>.rows holds those that are
+done, from the longest example to the shortest, and <path>.rows.json the same hashes and how many
+there are, so that a run that is killed goes on. Logits of another teacher or of other data are
+named and never used: they are computed again.
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -17,21 +19,30 @@ import torch
 from tqdm.auto import tqdm
 
 from nlpapp.data.sampling import Batch, ExampleSteps
+from nlpapp.disk import read_json, write_json, written_whole
 from nlpapp.training.evaluate import predict_rows
 from nlpapp.training.processes import process_state
 
 logger = logging.getLogger("nlpapp")
 
 CHUNK_BATCHES = 32
-"""Batches between two movements of the progress bar."""
+"""Batches between two movements of the progress bar, and between two records on the disk."""
 
 
-def logits_key(model: torch.nn.Module, arrays: Iterable[np.ndarray]) -> str:
-    """Return a sha256 of the teacher's weights and of the ``arrays`` that it reads."""
+def weights_hash(model: torch.nn.Module) -> str:
+    """Return a sha256 of the weights of ``model``."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)};".encode())
-        digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+        # As bytes: numpy has no bfloat16.
+        raw = weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def data_hash(arrays: Iterable[np.ndarray]) -> str:
+    """Return a sha256 of ``arrays``, which a teacher reads."""
+    digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape};".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -63,51 +74,95 @@ def cached_logits(
         (examples, C) float32, mapped from the disk. All processes compute and get the same.
     """
     state = process_state()
-    rows_file, key_file = path.with_suffix(".npy"), path.with_suffix(".json")
-    key = logits_key(model, token_ids)
-    if _read_key(key_file) == key and rows_file.is_file():
+    rows_file, record_file = path.with_suffix(".npy"), path.with_suffix(".json")
+    record = {"teacher": weights_hash(model), "data": data_hash(token_ids), "rows": len(lengths)}
+    if _matches(record_file, record, rows_file):
         logger.info("teacher's logits: read from %s", rows_file)
     else:
-        if key_file.is_file():
-            logger.info("teacher's logits: those in %s are of another teacher or data", rows_file)
-        found = _compute(model, forward, collate, lengths=lengths, batch_size=batch_size)
-        if state.is_main_process:
-            _write(rows_file, key_file, found, key)
-        state.wait_for_everyone()
+        _compute(
+            rows_file,
+            record,
+            lambda part: predict_rows(model, forward, _steps(part, collate, batch_size)),
+            lengths=lengths,
+            chunk=CHUNK_BATCHES * batch_size * state.num_processes,
+        )
+    state.wait_for_everyone()
     return np.load(rows_file, mmap_mode="r")
 
 
+def _matches(record_file: Path, record: dict[str, Any], rows_file: Path) -> bool:
+    """Say whether ``rows_file`` is there and of ``record``, and log what else it is of."""
+    found = read_json(record_file)
+    if found is None or not rows_file.is_file():
+        return False
+    other = [name for name in ("teacher", "data") if found.get(name) != record[name]]
+    if other:
+        logger.warning(
+            "teacher's logits: those in %s are of another %s, and not used",
+            rows_file,
+            " and of other ".join(other),
+        )
+    return not other
+
+
 def _compute(
-    model: Any,
-    forward: Callable[[Any, Batch], torch.Tensor],
-    collate: Callable[[np.ndarray, int], Batch],
+    rows_file: Path,
+    record: dict[str, Any],
+    logits_of: Callable[[np.ndarray], np.ndarray],
     *,
     lengths: np.ndarray,
-    batch_size: int,
-) -> np.ndarray:
+    chunk: int,
+) -> None:
+    """Write the logits of all examples, or those that are missing, to ``rows_file``."""
     # The longest first: the rate shown only gets better, and too large a batch fails at once.
     order = np.argsort(-lengths, kind="stable")
     state = process_state()
-    rows: np.ndarray | None = None
-    size = CHUNK_BATCHES * batch_size * state.num_processes
+    partial, progress_file = rows_file.with_suffix(".rows"), rows_file.with_suffix(".rows.json")
+    progress = record | {"done": 0, "classes": 0}
+    if _matches(progress_file, record, partial):
+        progress = read_json(progress_file) or progress
+        logger.info("teacher's logits: %d of %d were there", progress["done"], len(order))
+    # All have read how far it is before the main process writes.
+    state.wait_for_everyone()
+    if state.is_main_process and not progress["done"]:
+        progress_file.unlink(missing_ok=True)
     bar = tqdm(
         total=len(order),
+        initial=progress["done"],
         desc="teacher's logits",
         unit="example",
         disable=not state.is_main_process,
         dynamic_ncols=True,
     )
     with bar:
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            steps = _steps(part, collate, batch_size)
-            found = predict_rows(model, forward, steps)
-            if rows is None:
-                rows = np.empty((len(order), *found.shape[1:]), dtype=np.float32)
-            rows[part] = found
-            bar.update(len(part))
-    assert rows is not None, "a data set has at least one example"
-    return rows
+        for start in range(progress["done"], len(order), chunk):
+            found = logits_of(order[start : start + chunk])
+            progress |= {"done": start + len(found), "classes": found.shape[1]}
+            if state.is_main_process:
+                _append(partial, found, start)
+                write_json(progress_file, progress)
+            bar.update(len(found))
+    if state.is_main_process:
+        rows = np.empty((len(order), progress["classes"]), dtype=np.float32)
+        rows[order] = np.fromfile(partial, dtype=np.float32).reshape(rows.shape)
+        # The record goes first and comes last: it never stands beside rows of another.
+        rows_file.with_suffix(".json").unlink(missing_ok=True)
+        with written_whole(rows_file) as file:
+            np.save(file, rows)
+        write_json(rows_file.with_suffix(".json"), record)
+        progress_file.unlink()
+        partial.unlink()
+
+
+def _append(path: Path, rows: np.ndarray, start: int) -> None:
+    """Write ``rows`` (b, C) as rows ``start`` and on, in place of what a killed run left there."""
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    with open(path, "r+b" if start else "wb") as file:
+        file.truncate(start * rows.itemsize * rows.shape[1])
+        file.seek(0, os.SEEK_END)
+        file.write(rows.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _steps(
@@ -117,22 +172,3 @@ def _steps(
         return collate(rows[indices], epoch)
 
     return ExampleSteps(len(rows), collate_rows, batch_size=batch_size, shuffle=False)
-
-
-def _read_key(path: Path) -> str | None:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write(rows_file: Path, key_file: Path, rows: np.ndarray, key: str) -> None:
-    """Write both files; the key last, so that it never stands beside rows of another key."""
-    key_file.unlink(missing_ok=True)
-    partial = rows_file.with_name(rows_file.name + ".partial")
-    with open(partial, "wb") as file:
-        np.save(file, rows)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, rows_file)
-    key_file.write_text(json.dumps({"key": key, "rows": len(rows)}), encoding="utf-8")

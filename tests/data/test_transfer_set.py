@@ -51,6 +51,9 @@ def test_a_line_that_is_no_pair_is_named(tmp_path):
     path.write_text("one\ttwo\nthree\n")
     with pytest.raises(DataError, match=r"pairs.txt, line 2: expected two texts .* found 1"):
         read_unlabeled(path, pairs=True)
+    path.write_text("one\ttwo\n \tthree\n")
+    with pytest.raises(DataError, match="line 2: one text of the pair is empty"):
+        read_unlabeled(path, pairs=True)
     path.write_text("\n \n")
     with pytest.raises(DataError, match="holds no text"):
         read_unlabeled(path, pairs=False)

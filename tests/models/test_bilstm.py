@@ -11,7 +11,6 @@ from nlpapp.models.bilstm import (
     BiLstmForSequenceClassification,
     BiLstmSizeConfig,
     build_bilstm,
-    project_embeddings,
     reverse_rows,
 )
 
@@ -176,41 +175,11 @@ def test_wrong_options_are_named():
         BiLstmConfig(hidden_size=0)
 
 
-def test_projected_embeddings_are_the_principal_components():
-    from sklearn.decomposition import PCA
-
-    rng = np.random.default_rng(0)
-    teacher = rng.normal(size=(50, 6)) @ np.diag([5, 4, 3, 2, 1, 0.5])
-    projected = project_embeddings(torch.tensor(teacher), 4).numpy()
-    expected = PCA(4).fit_transform(teacher)
-    expected *= 0.1 / expected.std(ddof=1)
-    for column in range(4):  # the sign of a component is arbitrary
-        assert (
-            min(abs(projected[:, column] - sign * expected[:, column]).max() for sign in (1, -1))
-            < 1e-9
-        )
-
-
-def test_projection_to_a_wider_student_keeps_all_distances_and_adds_random_columns():
-    teacher = torch.randn(30, 5, generator=torch.Generator().manual_seed(1), dtype=torch.double)
-    torch.manual_seed(2)
-    wide = project_embeddings(teacher, 8)
-    assert wide.shape == (30, 8)
-    ratio = torch.pdist(wide[:, :5]) / torch.pdist(teacher)
-    assert ratio.max() - ratio.min() < 1e-9
-    assert 0.05 < wide[:, 5:].std() < 0.2
-
-
-def test_build_starts_from_a_teachers_embeddings():
+def test_build_names_the_classes_or_makes_a_regression():
     size = BiLstmSizeConfig(embedding_size=6, hidden_size=3, classifier_size=4, pooling="mean")
-    teacher = nn.Embedding(12, 6)  # a vocabulary filled up to a round number
-    options = {"vocab_size": 10, "pad_token_id": 2, "label_names": ("no", "yes"), "siamese": True}
-    model = build_bilstm(size, start=teacher, **options)
+    options = {"vocab_size": 10, "pad_token_id": 2, "siamese": True}
+    model = build_bilstm(size, label_names=("no", "yes"), **options)
     assert model.config.label2id == {"no": 0, "yes": 1} and model.config.siamese
-    rows = model.encoder.embeddings.weight.detach()
-    assert not rows[2].any()
-    kept = [index for index in range(10) if index != 2]
-    ratio = torch.pdist(rows[kept]) / torch.pdist(teacher.weight.detach()[kept])
-    assert ratio.max() - ratio.min() < 1e-4
-    with pytest.raises(ConfigError, match="9 embeddings and the tokenizer 10"):
-        build_bilstm(size, start=nn.Embedding(9, 6), **options)
+    assert not model.encoder.embeddings.weight[2].any() and model.config.pooling == "mean"
+    score = build_bilstm(size, label_names=(), **options)
+    assert score.config.problem_type == "regression" and score.classifier.out_features == 1

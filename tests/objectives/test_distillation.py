@@ -140,3 +140,58 @@ def test_a_step_of_unlabelled_examples_has_a_finite_loss_even_without_a_teacher(
 def test_impossible_options_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         DistillationConfig(**options)
+
+
+def test_the_share_of_the_labels_moves_with_the_progress_of_training():
+    model, batch = Linear(), batch_of_seven()
+    for progress, alpha in ((0.0, 0.2), (0.5, 0.6), (1.0, 1.0)):
+        moved = batch | {"progress": torch.tensor(progress)}
+        found = loss_of(model, moved, alpha=0.2, final_alpha=1.0).loss
+        known = LABELS != -100
+        student = model(batch["input_ids"]).logits.float()
+        soft = (student - batch["teacher_logits"]).square().mean(1)
+        hard = functional.cross_entropy(student, LABELS.clamp(min=0), reduction="none")
+        expected = torch.where(known, alpha * hard + (1 - alpha) * soft, soft).mean()
+        torch.testing.assert_close(found, expected)
+
+
+def test_label_smoothing_is_torchs():
+    model, batch = Linear(), batch_of_seven()
+    expected = functional.cross_entropy(
+        model(batch["input_ids"]).logits.float(), LABELS, ignore_index=-100, label_smoothing=0.2
+    )
+    found = loss_of(model, batch, alpha=1.0, label_smoothing=0.2).loss
+    # torch divides by the number of labels, as the mean over the labelled examples does
+    torch.testing.assert_close(found, expected)
+
+
+def test_scores_are_learned_from_the_teacher_and_from_known_scores():
+    torch.manual_seed(0)
+    model = Linear()
+    model.layer = nn.Linear(4, 1).double()
+    scores = torch.tensor([1.0, float("nan"), 3.0, 0.0, float("nan"), 2.0, 5.0])
+    batch = batch_of_seven() | {"labels": scores, "teacher_logits": torch.randn(7, 1)}
+    student = model(batch["input_ids"]).logits.float()[:, 0]
+    soft = (student - batch["teacher_logits"][:, 0]).square()
+    hard = (student - scores.nan_to_num()).square()
+    expected = torch.where(scores.isnan(), soft, 0.3 * hard + 0.7 * soft).mean()
+    output = loss_of(model, batch, alpha=0.3)
+    torch.testing.assert_close(output.loss, expected)
+    output.loss.backward()
+    assert model.layer.weight.grad.isfinite().all()
+    assert set(output.metrics) == {"loss"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"final_alpha": 1.1}, "final_alpha is 1.1"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"hidden_weight": -1.0}, "hidden_weight is -1.0"),
+        ({"alpha": 1.0, "final_alpha": 0.5}, "the teacher is not asked"),
+        ({"alpha": 1.0, "attention_weight": 0.5}, "the teacher is not asked"),
+    ],
+)
+def test_impossible_mixtures_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        DistillationConfig(**options)

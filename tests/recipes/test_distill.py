@@ -4,14 +4,17 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nlpapp.data.augmentation import AugmentationConfig
 from nlpapp.errors import ConfigError
 from nlpapp.models.bilstm import BiLstmForSequenceClassification, BiLstmSizeConfig
 from nlpapp.models.pretrained import save_model_folder
+from nlpapp.models.student_bert import StudentBertConfig
+from nlpapp.models.text_cnn import TextCnnSizeConfig
 from nlpapp.objectives.distillation import DistillationConfig
 from nlpapp.recipes import distill
+from nlpapp.text.student_vocabulary import StudentVocabularyConfig
 from nlpapp.text.wordpiece import fingerprint
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.optimizers import OptimizerConfig
@@ -200,3 +203,82 @@ def test_config_names_are_those_of_finetune():
 
     theirs = {field.name for field in dataclasses.fields(finetune.Config)}
     assert set(distill.SET_OPTIONS) <= theirs
+
+
+def test_a_text_cnn_of_words_learns_from_two_teachers(files, teacher, tmp_path):
+    config = config_for(
+        tmp_path,
+        files,
+        teacher=[teacher, teacher],
+        architecture="text_cnn",
+        student=BiLstmSizeConfig(),
+        text_cnn=TextCnnSizeConfig(embedding_size=16, filters=8, filter_widths=[1, 2], dropout=0.0),
+        vocabulary=StudentVocabularyConfig(kind="words"),
+        objective=DistillationConfig(final_alpha=1.0),
+    )
+    metrics = distill.run(config)
+    assert metrics["accuracy"] > 0.9 and metrics["teacher_accuracy"] > 0.9
+    first, second = (np.load(tmp_path / "run" / f"teacher-logits{end}.npy") for end in ("", "-2"))
+    np.testing.assert_array_equal(first, second)
+    model = tmp_path / "run" / "model"
+    words = AutoTokenizer.from_pretrained(model)
+    assert metrics["vocabulary_size"] == len(words) < 30
+    assert words("good film")["input_ids"] == [words.get_vocab()[w] for w in ("good", "film")]
+    assert json.loads((model / "config.json").read_text())["model_type"] == "text_cnn"
+    assert "TextCNN" in (model / "README.md").read_text()
+
+
+def test_a_bert_student_learns_from_its_teachers_layers(files, tiny_tokenizer_folder, tmp_path):
+    tokenizer = load_tokenizer(tiny_tokenizer_folder)
+    model = build_model("bert", labels={0: "good", 1: "bad"})
+    save_model_folder(model, tmp_path / "teacher", tokenizer=tokenizer)
+    config = config_for(
+        tmp_path,
+        files,
+        teacher=str(tmp_path / "teacher"),
+        architecture="bert",
+        student=BiLstmSizeConfig(),
+        bert=StudentBertConfig(layers=[1]),
+        objective=DistillationConfig(hidden_weight=1.0, attention_weight=1.0),
+        training=TrainingConfig(max_steps=12, tensorboard=False, log_every=1),
+    )
+    metrics = distill.run(config)
+    assert metrics["parameters"] < metrics["teacher_parameters"]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [r["loss"] for r in map(json.loads, lines) if r["split"] == "train"]
+    assert losses[-1] < losses[0]
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    assert student.config.num_hidden_layers == 1 and student.config.id2label[0] == "bad"
+
+
+def test_scores_of_pairs_are_distilled(tiny_tokenizer_folder, tmp_path):
+    rows = [
+        (f"the {first}", f"a {second}", "4.5" if first == second else "0.5")
+        for first in THINGS
+        for second in THINGS
+    ]
+    header = ("sentence1", "sentence2", "label")
+    files = {
+        "train_file": write_rows(tmp_path / "train.tsv", header, rows),
+        "dev_file": write_rows(tmp_path / "dev.tsv", header, rows[:20]),
+        "regression": True,
+    }
+    tokenizer = load_tokenizer(tiny_tokenizer_folder)
+    save_model_folder(
+        build_model("bert", labels={0: "score"}), tmp_path / "teacher", tokenizer=tokenizer
+    )
+    options = {"teacher": str(tmp_path / "teacher"), "augmentation": AugmentationConfig(n_iter=1)}
+    training = TrainingConfig(max_steps=3, tensorboard=False)
+    config = config_for(
+        tmp_path, files, objective=DistillationConfig(alpha=0.5), training=training, **options
+    )
+    metrics = distill.run(config)
+    assert metrics["transfer_rows"] > len(rows)
+    assert np.isfinite(metrics["loss"]) and "teacher_pearson" in metrics
+    assert "agreement" not in metrics
+    for objective, message in (
+        (DistillationConfig(teacher_loss="kl"), "scores, which have no kl"),
+        (DistillationConfig(label_smoothing=0.1), "leave objective.label_smoothing out"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            distill.run(config_for(tmp_path, files, "other", objective=objective, **options))

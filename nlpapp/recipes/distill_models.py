@@ -1,0 +1,200 @@
+"""The models of `nlpapp distill`: teachers and student, each with what reads text for it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlpapp.data.classification import EncodedExamples, Examples, evaluation_steps
+from nlpapp.data.classification_sets import ClassificationSets
+from nlpapp.data.transfer_set import TransferCollator
+from nlpapp.errors import ConfigError
+from nlpapp.models.bilstm import build_bilstm
+from nlpapp.models.classifiers import local_folder
+from nlpapp.models.student_bert import build_student_bert, layer_map, transformer_layers
+from nlpapp.models.teacher import load_teacher
+from nlpapp.models.text_cnn import build_text_cnn
+from nlpapp.models.word_embeddings import start_embeddings
+from nlpapp.objectives.classification import forward_logits
+from nlpapp.objectives.distillation import DistillationObjective
+from nlpapp.objectives.layer_distillation import LayerLoss
+from nlpapp.text.student_vocabulary import student_tokenizer
+from nlpapp.text.wordpiece import fingerprint, load_tokenizer
+from nlpapp.training.evaluate import predict_rows
+from nlpapp.training.fit import set_seed
+from nlpapp.training.run_folder import RunFolder
+from nlpapp.training.teacher_logits import cached_logits
+
+if TYPE_CHECKING:
+    from nlpapp.recipes.distill import Config
+
+SIZES = {"student": "bilstm", "text_cnn": "text_cnn", "bert": "bert"}
+"""Option with the size of an architecture -> the architecture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A model with its tokenizer, and its outputs for the data's classes in order."""
+
+    model: Any
+    tokenizer: Any
+    outputs: list[int]
+
+
+def check_options(config: "Config") -> None:
+    """Raise ConfigError for options that do not go together."""
+    for name, architecture in SIZES.items():
+        given = getattr(config, name)
+        if architecture != config.architecture and given != type(given)():
+            raise ConfigError(
+                f"{name} describes a student of architecture {architecture}, and architecture is "
+                f"{config.architecture}: leave {name} out, or change architecture."
+            )
+    if config.objective.alpha == 1 and (config.augmentation.n_iter or config.unlabeled_file):
+        raise ConfigError(
+            "objective.alpha 1 learns from labels alone, and texts from augmentation or "
+            "unlabeled_file have none: set augmentation.n_iter 0, and no unlabeled_file."
+        )
+    if config.objective.final_alpha is not None and config.training.max_hours is not None:
+        raise ConfigError("final_alpha goes by steps: leave training.max_hours out.")
+    is_bert = config.architecture == "bert"
+    if is_bert and (config.embeddings != "random" or config.vocabulary.kind != "teacher"):
+        raise ConfigError(
+            "a student of architecture bert keeps its teacher's vocabulary and embeddings: "
+            "leave vocabulary and embeddings out."
+        )
+    if config.objective.uses_layers and not is_bert:
+        raise ConfigError(
+            "objective.hidden_weight and attention_weight compare layers of transformers: "
+            "choose architecture bert, or leave them out."
+        )
+
+
+def load_teachers(config: "Config", sets: ClassificationSets) -> list[Reader]:
+    """Open the teachers, or a random BERT where none is given.
+
+    Raises:
+        ConfigError: neither a teacher nor a tokenizer is given, or as `load_teacher`.
+    """
+    if not config.teacher and config.tokenizer is None:
+        raise ConfigError("give --teacher, or --tokenizer for a random BERT of --size.")
+    given = [config.teacher] if isinstance(config.teacher, str) else config.teacher
+    names: list[str | None] = [*given] if given else [None]
+    found = []
+    for name in names:
+        folder = local_folder(name) if name is not None else None
+        tokenizer = load_tokenizer(config.tokenizer or str(folder))
+        set_seed(config.seed, "teacher")
+        model, outputs = load_teacher(
+            folder,
+            label_names=sets.label_names,
+            size=config.size,
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            fingerprint=fingerprint(tokenizer),
+            max_seq_length=config.max_seq_length,
+        )
+        found.append(Reader(model=model, tokenizer=tokenizer, outputs=outputs))
+    return found
+
+
+def build_student(config: "Config", sets: ClassificationSets, teacher: Reader) -> Reader:
+    """Return the untrained student; its vocabulary is made of the training texts.
+
+    Raises:
+        ConfigError: options that the data or the teacher do not allow.
+    """
+    if not sets.label_names and config.objective.teacher_loss == "kl":
+        raise ConfigError(
+            "the labels are scores, which have no kl: use objective.teacher_loss mse."
+        )
+    if not sets.label_names and config.objective.label_smoothing:
+        raise ConfigError("the labels are scores: leave objective.label_smoothing out.")
+    set_seed(config.seed, "weights")
+    outputs = list(range(len(teacher.outputs)))
+    if config.architecture == "bert":
+        model = build_student_bert(
+            teacher.model,
+            config.bert.layers,
+            label_names=sets.label_names,
+            outputs=teacher.outputs,
+        )
+        return Reader(model=model, tokenizer=teacher.tokenizer, outputs=outputs)
+    texts = [*sets.train.texts_a, *(sets.train.texts_b or ())]
+    tokenizer = student_tokenizer(config.vocabulary, teacher.tokenizer, texts)
+    ends: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "label_names": sets.label_names,
+        "siamese": sets.pairs,
+    }
+    if config.architecture == "bilstm":
+        student: Any = build_bilstm(config.student, **ends)
+    else:
+        student = build_text_cnn(config.text_cnn, **ends)
+    start_embeddings(
+        student,
+        config.embeddings,
+        tokenizer=tokenizer,
+        teacher=teacher.model,
+        teacher_tokenizer=teacher.tokenizer,
+    )
+    return Reader(model=student, tokenizer=tokenizer, outputs=outputs)
+
+
+def build_objective(config: "Config", teacher: Any, student: Any) -> DistillationObjective:
+    """Return what the student minimises; ``teacher`` shows its layers where they are asked for."""
+    options = config.objective
+    layers = None
+    if options.uses_layers:
+        depths = [len(transformer_layers(model)) for model in (student, teacher)]
+        if options.attention_weight:
+            for model in (student, teacher):  # other implementations keep their maps to themselves
+                model.set_attn_implementation("eager")
+        layers = LayerLoss(
+            teacher,
+            layer_map(config.bert.layer_map, *depths),
+            hidden_weight=options.hidden_weight,
+            hidden_loss=options.hidden_loss,
+            attention_weight=options.attention_weight,
+        )
+    return DistillationObjective(
+        teacher_loss=options.teacher_loss,
+        temperature=options.temperature,
+        alpha=options.alpha,
+        final_alpha=options.final_alpha,
+        label_smoothing=options.label_smoothing,
+        layers=layers,
+    )
+
+
+def encode(config: "Config", reader: Reader, examples: Examples) -> EncodedExamples:
+    """Return ``examples`` as ``reader`` reads them, pairs apart where it takes two texts."""
+    siamese = getattr(reader.model.config, "siamese", False)
+    length = config.max_seq_length
+    return EncodedExamples(examples, reader.tokenizer, max_seq_length=length, separate_pair=siamese)
+
+
+def predict(config: "Config", reader: Reader, encoded: EncodedExamples) -> np.ndarray:
+    """Return (N, C) logits for the data's classes in order."""
+    steps, undo = evaluation_steps(
+        encoded, reader.tokenizer.pad_token_id, batch_size=config.evaluation_batch_size
+    )
+    return predict_rows(reader.model, forward_logits, steps)[undo][:, reader.outputs]
+
+
+def ask(
+    run: RunFolder, config: "Config", teacher: Reader, transfer: Examples, number: int
+) -> np.ndarray:
+    """Return the (rows, classes) logits of one teacher, kept in the run's folder."""
+    read = encode(config, teacher, transfer)
+    logits = cached_logits(
+        run.path / ("teacher-logits" if number == 0 else f"teacher-logits-{number + 1}"),
+        model=teacher.model,
+        forward=forward_logits,
+        collate=TransferCollator(read, teacher.tokenizer.pad_token_id, None),
+        token_ids=[*read.input_ids, *(read.input_ids_b or ())],
+        lengths=read.lengths,
+        batch_size=config.evaluation_batch_size,
+    )
+    return logits[:, teacher.outputs]
