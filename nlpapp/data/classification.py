@@ -1,11 +1,10 @@
 """Sentences or sentence pairs with labels: from files to encoded examples to padded batches.
 
-Own files name their columns; `read_examples` takes TSV, CSV and JSONL. GLUE's files are read by
-`nlpapp.data.glue_tasks`. Shapes: B examples of a batch, S tokens of its longest example.
+Own files are read by `read_examples`, GLUE's by `nlpapp.data.glue_tasks`.
+Shapes: B examples of a batch, S tokens of its longest example.
 """
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,15 +15,17 @@ import numpy as np
 import torch
 
 from nlpapp.data.collate import attention_mask, pad_rows
+from nlpapp.data.label_words import LabelWords, infer_label_names, split_words
 from nlpapp.data.sampling import ExampleSteps
 from nlpapp.data.table_files import Table, open_table
-from nlpapp.errors import ConfigError, DataError, nearest
+from nlpapp.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
 USUAL_COLUMNS: tuple[tuple[str, str | None], ...] = (
     ("sentence1", "sentence2"),
     ("text_a", "text_b"),
+    ("premise", "hypothesis"),
     ("sentence", None),
     ("text", None),
     ("text_a", None),
@@ -35,10 +36,6 @@ TOKENIZING_CHUNK = 10_000
 """Rows tokenized at once: bounds the memory that the tokenizer's own objects take."""
 
 
-class UnknownLabelError(DataError):
-    """A label in a file that is not one of the classes."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Examples:
     """Rows of a classification or regression set, in the order of their file."""
@@ -47,9 +44,12 @@ class Examples:
     texts_b: list[str] | None = None
     """Second texts of pairs; None for single texts."""
     labels: np.ndarray | None = None
-    """(rows,) int64 class indices, or float32 scores; None for a set without labels."""
+    """(rows,) int64 class indices, or float32 scores; (rows, classes) float32 of 0 and 1 where a
+    row may have several classes; None for a set without labels."""
     label_names: tuple[str, ...] = ()
     """Name of each class in the order of its index; empty for scores."""
+    multi_label: bool = False
+    """Whether a row may have several classes, or none."""
     source: str
     """Where the rows come from, for messages."""
 
@@ -76,9 +76,11 @@ def read_examples(
     text_pair_column: str | None = None,
     label_column: str | None = None,
     label_names: Sequence[str] | None = None,
+    label_separator: str | None = None,
+    header: bool = True,
     require_labels: bool = False,
 ) -> Examples:
-    """Read a TSV, CSV or JSONL file with named columns.
+    """Read a TSV, CSV, JSONL or parquet file; a column is given by its name or number from 1.
 
     Args:
         path: the file; its ending tells the format.
@@ -86,14 +88,17 @@ def read_examples(
         text_pair_column: column of the second texts of pairs.
         label_column: column of the labels; None takes ``label`` where it is there.
         label_names: the classes in order; ``()`` reads scores; None sorts those of the file.
+        label_separator: what stands between the classes of a row, where a row may have several or
+            none; the file may also hold lists. None: a row has one class.
+        header: whether the first line of TSV or CSV names the columns.
         require_labels: refuse a file without the label column.
 
     Raises:
         DataError: naming file, line, value and what was expected.
     """
-    table = open_table(path)
+    table = open_table(path, header=header, list_separator=label_separator)
     text, pair = _text_columns(table, text_column, text_pair_column)
-    if label_column is None and (require_labels or USUAL_LABEL_COLUMN in table.columns):
+    if label_column is None and (require_labels or USUAL_LABEL_COLUMN in table):
         label_column = USUAL_LABEL_COLUMN
     return examples_from_table(
         table,
@@ -101,6 +106,7 @@ def read_examples(
         text_pair_column=pair,
         label_column=label_column,
         label_names=label_names,
+        label_separator=label_separator,
     )
 
 
@@ -109,6 +115,7 @@ def read_chunks(
     *,
     text_column: str | None = None,
     text_pair_column: str | None = None,
+    header: bool = True,
     chunk_rows: int,
 ) -> Iterator[Examples]:
     """Read a file without its labels, ``chunk_rows`` rows at a time, in constant memory.
@@ -116,7 +123,8 @@ def read_chunks(
     Raises:
         DataError: as `read_examples`.
     """
-    table = open_table(path)
+    # Lists are the labels of rows that may have several; they are not read here.
+    table = open_table(path, header=header, list_separator=", ")
     text, pair = _text_columns(table, text_column, text_pair_column)
     text_position = table.position(text)
     pair_position = table.position(pair) if pair is not None else None
@@ -143,7 +151,7 @@ def _text_columns(table: Table, text: str | None, pair: str | None) -> tuple[str
     there = ", ".join(repr(name) for name in table.columns)
     raise DataError(
         f"{table.path}: there is no 'sentence', 'text', 'text_a', or 'sentence1' with 'sentence2'; "
-        f"there are {there}. Name the column with --text_column."
+        f"there are {there}. Give the column's name, or its number from 1, with --text_column."
     )
 
 
@@ -155,6 +163,7 @@ def examples_from_table(
     label_column: str | None = None,
     label_names: Sequence[str] | None = None,
     label_words: Sequence[str] | None = None,
+    label_separator: str | None = None,
 ) -> Examples:
     """Read the rows of an open table.
 
@@ -175,56 +184,33 @@ def examples_from_table(
         lines.append(line)
     if not lines:
         raise DataError(f"{table.path}: the file holds no rows.")
-    empty = sum(not text.strip() for text in texts[0])
+    empty = [line for line, text in zip(lines, texts[0], strict=True) if not text.strip()]
     if empty:
-        logger.warning("%s: %d of %d rows have an empty text.", table.path, empty, len(lines))
+        first = ", ".join(map(str, empty[:5])) + (" ..." if len(empty) > 5 else "")
+        logger.warning(
+            "%s: %d of %d rows have an empty text (lines %s).",
+            *(table.path, len(empty), len(lines), first),
+        )
     names = tuple(label_names or ())
     labels: np.ndarray | None = None
+    found = LabelWords(table.path, words, lines)
     if label_column is not None and label_names is not None and not names:
-        labels = _scores(table.path, words, lines)
+        labels = found.scores()
+    elif label_column is not None and label_separator is not None:
+        parts = [part for word in words for part in split_words(word, label_separator)]
+        names = names or infer_label_names(parts)
+        labels = found.sets_of_classes(names, label_separator)
     elif label_column is not None:
         names = names or infer_label_names(words)
-        labels = _class_indices(table.path, words, lines, label_words or names)
-    texts_b = texts[1] if text_pair_column is not None else None
+        labels = found.classes(label_words or names)
     return Examples(
-        texts_a=texts[0], texts_b=texts_b, labels=labels, label_names=names, source=str(table.path)
+        texts_a=texts[0],
+        texts_b=texts[1] if text_pair_column is not None else None,
+        labels=labels,
+        label_names=names,
+        multi_label=label_separator is not None,
+        source=str(table.path),
     )
-
-
-def infer_label_names(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the different labels, sorted: as numbers if all are whole numbers, else as text.
-
-    An empty word is no label.
-    """
-    different = set(words) - {""}
-    whole = all(word.removeprefix("-").isdecimal() for word in different)
-    return tuple(sorted(different, key=(lambda word: (int(word), word)) if whole else None))
-
-
-def _class_indices(
-    path: Path, words: list[str], lines: list[int], expected: Sequence[str]
-) -> np.ndarray:
-    index = {word: position for position, word in enumerate(expected)}
-    labels = np.zeros(len(words), dtype=np.int64)
-    for row, (word, line) in enumerate(zip(words, lines, strict=True)):
-        if not word or word not in index:
-            listed = ", ".join(repr(name) for name in expected) + "." + nearest(word, expected)
-            raise UnknownLabelError(f"{path}, line {line}: label '{word}' is not one of {listed}")
-        labels[row] = index[word]
-    return labels
-
-
-def _scores(path: Path, words: list[str], lines: list[int]) -> np.ndarray:
-    scores = np.zeros(len(words), dtype=np.float32)
-    for row, (word, line) in enumerate(zip(words, lines, strict=True)):
-        try:
-            score = float(word)
-        except ValueError:
-            score = math.nan
-        if not math.isfinite(score):
-            raise DataError(f"{path}, line {line}: the score '{word}' is not a finite number.")
-        scores[row] = score
-    return scores
 
 
 def check_trainable(examples: Examples) -> None:
@@ -232,7 +218,10 @@ def check_trainable(examples: Examples) -> None:
     labels = examples.known_labels
     if np.all(labels == labels[0]):
         label = labels[0]
-        name = examples.label_names[int(label)] if examples.label_names else f"{label:g}"
+        if examples.multi_label:
+            name = ", ".join(np.array(examples.label_names)[label > 0])
+        else:
+            name = examples.label_names[int(label)] if examples.label_names else f"{label:g}"
         raise DataError(
             f"{examples.source}: all {len(examples)} rows have the label '{name}'; "
             "there is nothing to learn from one class. Check --label_column."
@@ -264,25 +253,27 @@ class EncodedExamples:
                 f"use at least {special + 1 + joined}."
             )
         self.labels = examples.labels
-        self.input_ids: list[np.ndarray] = []
         self.token_type_ids: list[np.ndarray] | None = None
         self.input_ids_b: list[np.ndarray] | None = None
         texts_b = examples.texts_b if joined else None
-        self.input_ids, types = _tokenize(tokenizer, examples.texts_a, texts_b, max_seq_length)
+        self.input_ids, types, cut = _tokenize(tokenizer, examples.texts_a, texts_b, max_seq_length)
         self.lengths = _lengths(self.input_ids)
         """(rows,) int64: tokens of each example, both texts together."""
-        self.num_at_limit = int((self.lengths >= max_seq_length).sum())
-        """Examples that fill ``max_seq_length``: nearly all of them were cut."""
         if examples.texts_b is not None and separate_pair:
-            self.input_ids_b, _ = _tokenize(tokenizer, examples.texts_b, None, max_seq_length)
-            lengths_b = _lengths(self.input_ids_b)
-            self.num_at_limit = int((np.maximum(self.lengths, lengths_b) >= max_seq_length).sum())
-            self.lengths = self.lengths + lengths_b
+            self.input_ids_b, _, cut_b = _tokenize(
+                tokenizer, examples.texts_b, None, max_seq_length
+            )
+            self.lengths = self.lengths + _lengths(self.input_ids_b)
+            cut = cut | cut_b
         else:
             self.token_type_ids = types
-        if self.num_at_limit:
-            share = 100 * self.num_at_limit / len(self)
-            logger.info("%s: %.1f %% of rows fill max_seq_length", examples.source, share)
+        self.truncated_share = len(cut) / max(len(self), 1)
+        """Share of the examples that were longer than ``max_seq_length``."""
+        if cut:
+            logger.warning(
+                "%s: %.1f %% of rows are longer than max_seq_length %d and were cut",
+                *(examples.source, 100 * self.truncated_share, max_seq_length),
+            )
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -290,10 +281,11 @@ class EncodedExamples:
 
 def _tokenize(
     tokenizer: Any, texts: list[str], pairs: list[str] | None, max_seq_length: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return input_ids and token_type_ids."""
+) -> tuple[list[np.ndarray], list[np.ndarray], set[int]]:
+    """Return input_ids, token_type_ids, and the rows that were cut."""
     ids: list[np.ndarray] = []
     types: list[np.ndarray] = []
+    cut: set[int] = set()
     for start in range(0, len(texts), TOKENIZING_CHUNK):
         part = slice(start, start + TOKENIZING_CHUNK)
         encoding = tokenizer(
@@ -303,9 +295,15 @@ def _tokenize(
             max_length=max_seq_length,
             return_token_type_ids=True,  # a tokenizer loaded by no model's class leaves them out
         )
+        for row, encoded in enumerate(encoding["input_ids"], start=start):
+            # A tokenizer written in Python does not tell; most that fill the limit were cut.
+            if len(encoded) >= max_seq_length and (
+                encoding.encodings is None or encoding.encodings[row - start].overflowing
+            ):
+                cut.add(row)
         ids += [np.asarray(row, dtype=np.int32) for row in encoding["input_ids"]]
         types += [np.asarray(row, dtype=np.int8) for row in encoding["token_type_ids"]]
-    return ids, types
+    return ids, types, cut
 
 
 def _lengths(rows: list[np.ndarray]) -> np.ndarray:
@@ -324,7 +322,7 @@ class ClassificationCollator:
 
         Keys: input_ids, attention_mask and token_type_ids (B, S) int64; with separate pairs,
         instead of token_type_ids, input_ids_b and attention_mask_b (B, S of the second texts);
-        labels (B,) int64 or float32 if the examples have them.
+        labels (B,) int64 or float32, or (B, C) float32, if the examples have them.
         """
         encoded = self.encoded
         rows = [encoded.input_ids[index] for index in indices]
@@ -343,6 +341,25 @@ class ClassificationCollator:
         if encoded.labels is not None:
             batch["labels"] = torch.from_numpy(encoded.labels[indices])
         return batch
+
+
+def training_steps(
+    encoded: EncodedExamples,
+    pad_token_id: int,
+    batch_size: int,
+    tokens_per_batch: int | None,
+    *,
+    seed: int,
+) -> ExampleSteps:
+    """Return shuffled steps of examples of similar length; see `ExampleSteps`."""
+    return ExampleSteps(
+        len(encoded),
+        ClassificationCollator(encoded, pad_token_id),
+        batch_size=batch_size,
+        seed=seed,
+        lengths=encoded.lengths,
+        tokens_per_batch=tokens_per_batch,
+    )
 
 
 def evaluation_steps(

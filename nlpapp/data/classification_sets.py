@@ -1,7 +1,10 @@
 """The train, dev and test sets of one job: a GLUE task, or files of one's own."""
 
+import inspect
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +14,16 @@ from nlpapp.data.classification import (
     check_trainable,
     read_examples,
 )
+from nlpapp.data.example_splits import count_repeated, split_examples
 from nlpapp.data.glue_tasks import TASKS, get_task, has_split, read_task
 from nlpapp.data.table_files import open_table
 from nlpapp.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+DEV_SHARE = 0.1
+"""Share of the training rows that choose the best epoch where there is no dev file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +48,11 @@ class ClassificationSets:
         """Whether an example is a pair of texts."""
         return self.train.texts_b is not None
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report says of the data: "rows" of train, "label_names", "pairs"."""
+        return {"rows": len(self.train), "label_names": self.label_names, "pairs": self.pairs}
+
     def describe(self) -> str:
         """Return a line with the rows of each set, and the figure that any model must beat."""
         sizes = {"train": self.train, **self.dev, **self.test}
@@ -45,6 +60,12 @@ class ClassificationSets:
         if not self.label_names:
             return f"rows: {rows}; the labels are scores"
         split, dev = next(iter(self.dev.items()))
+        if self.train.multi_label:
+            mean = float(dev.known_labels.sum(axis=1).mean())
+            return (
+                f"rows: {rows}; {len(self.label_names)} classes, of which a row may have several: "
+                f"{mean:.2f} on average in {split}"
+            )
         counts = np.bincount(dev.known_labels)
         name, share = self.label_names[counts.argmax()], 100 * counts.max() / len(dev)
         return (
@@ -53,10 +74,12 @@ class ClassificationSets:
         )
 
 
-def usual_metrics(label_names: Sequence[str]) -> tuple[str, ...]:
+def usual_metrics(label_names: Sequence[str], *, multi_label: bool = False) -> tuple[str, ...]:
     """Return the metrics of a task of one's own: of scores, of two classes, or of more."""
     if not label_names:
         return ("pearson", "spearmanr", "mean_squared_error")
+    if multi_label:
+        return ("f1_micro", "f1_macro", "accuracy")
     return ("accuracy", "f1" if len(label_names) == 2 else "f1_macro")
 
 
@@ -70,27 +93,48 @@ def read_sets(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | None = None,
+    label_separator: str | None = None,
+    header: bool = True,
     regression: bool = False,
+    dev_share: float | None = None,
+    seed: int = 42,
 ) -> ClassificationSets:
-    """Read a GLUE ``task`` from ``data_dir``, or ``train_file`` and ``dev_file``.
+    """Read a GLUE ``task`` from ``data_dir``, or files of one's own.
+
+    Args:
+        task: name of a GLUE task.
+        data_dir: folder that holds GLUE.
+        train_file: training set, instead of a task.
+        dev_file: chooses the best weights; absent: rows of ``train_file`` do, which are taken out.
+        test_file: is predicted at the end.
+        text_column: see `read_examples`, as for the columns below.
+        text_pair_column: of the second text.
+        label_column: of the label; the test set need not have it.
+        label_separator: between the classes of a row that may have several.
+        header: whether TSV and CSV files name their columns.
+        regression: whether labels are scores.
+        dev_share: of the training rows, where there is no ``dev_file``; absent: `DEV_SHARE`.
+        seed: of the rows that are taken out.
 
     Raises:
-        ConfigError: if the options name neither, or both.
+        ConfigError: if the options name neither a task nor a file, or both.
         DataError: if a file is not sound, or the training set has a single class.
     """
     if (task is None) == (train_file is None):
-        raise ConfigError("give either --task with --data_dir, or --train_file with --dev_file.")
+        raise ConfigError("give either --task with --data_dir, or --train_file.")
     if task is not None:
-        files = (dev_file, test_file, text_column, text_pair_column, label_column)
-        if regression or any(option is not None for option in files):
+        files = (dev_file, test_file, text_column, text_pair_column, label_column, label_separator)
+        if regression or not header or any(option is not None for option in (*files, dev_share)):
             raise ConfigError(
                 "--task knows its files and columns; leave out the options of files of one's own."
             )
         return read_task_sets(task, data_dir)
     if data_dir is not None:
         raise ConfigError("--data_dir goes with --task; name files of one's own by their paths.")
-    if dev_file is None or train_file is None:
-        raise ConfigError("--train_file needs --dev_file: the best epoch is chosen on it.")
+    if dev_file is not None and dev_share is not None:
+        raise ConfigError("--dev_share takes rows out of train_file; leave it out with --dev_file.")
+    if regression and label_separator is not None:
+        raise ConfigError("regression has one score a row; leave label_separator out.")
     label_column = label_column or USUAL_LABEL_COLUMN
 
     def read(path: str, names: Sequence[str] | None, label: str | None) -> Examples:
@@ -100,17 +144,50 @@ def read_sets(
             text_pair_column=text_pair_column,
             label_column=label,
             label_names=names,
+            label_separator=label_separator,
+            header=header,
         )
 
-    train = read(train_file, () if regression else None, label_column)
+    train = read(str(train_file), () if regression else None, label_column)
     check_trainable(train)
     names = train.label_names
+    if dev_file is not None:
+        dev = read(dev_file, names, label_column)
+    else:
+        train, dev = split_examples(train, DEV_SHARE if dev_share is None else dev_share, seed=seed)
+        check_trainable(train)
+        logger.info("no dev_file: %d rows of %s choose the best epoch", len(dev), train_file)
     test = {}
     if test_file is not None:
-        labelled = label_column in open_table(test_file).columns
+        labelled = label_column in open_table(
+            test_file, header=header, list_separator=label_separator
+        )
         test["test"] = read(test_file, names, label_column if labelled else None)
-    dev = {"dev": read(dev_file, names, label_column)}
-    return ClassificationSets(train=train, dev=dev, test=test, metrics=usual_metrics(names))
+    return _warned(
+        ClassificationSets(
+            train=train,
+            dev={"dev": dev},
+            test=test,
+            metrics=usual_metrics(names, multi_label=train.multi_label),
+        )
+    )
+
+
+SET_OPTIONS = tuple(inspect.signature(read_sets).parameters)
+"""The options of `read_sets`, for a command whose own are called the same."""
+
+
+def _warned(sets: ClassificationSets) -> ClassificationSets:
+    """Return ``sets``; warn of what makes figures on them look better than they are."""
+    for split, examples in (sets.dev | sets.test).items():
+        repeated = count_repeated(examples, sets.train)
+        if repeated:
+            logger.warning(
+                "%d of %d rows of %s are also in train, %.1f %%: figures on them say little about "
+                "new texts.",
+                *(repeated, len(examples), split, 100 * repeated / len(examples)),
+            )
+    return sets
 
 
 def read_task_sets(name: str, data_dir: str | None) -> ClassificationSets:
@@ -138,4 +215,4 @@ def read_task_sets(name: str, data_dir: str | None) -> ClassificationSets:
     }
     if task.name == "mnli" and has_split(TASKS["ax"], data_dir, "test"):
         test["ax"] = read_task(TASKS["ax"], data_dir, "test")
-    return ClassificationSets(train=train, dev=dev, test=test, metrics=task.metrics)
+    return _warned(ClassificationSets(train=train, dev=dev, test=test, metrics=task.metrics))

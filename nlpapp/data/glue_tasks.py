@@ -247,15 +247,15 @@ def read_task(task: GlueTask, folder: str | Path, split: str) -> Examples:
             examples = _from_columns(task, columns, source=str(parquet[0]))
         else:
             raise DataError(_not_found(task, Path(folder), split))
-    if len(examples) < task.rows[split]:
+    if len(examples) != task.rows[split]:
         logger.warning(
-            "%s holds %s of the %s rows of the official %s set of %s: figures on it are not "
-            "comparable with published ones.",
+            "%s holds %s rows, the official %s set of %s %s: figures on it are not comparable with "
+            "published ones.",
             examples.source,
             f"{len(examples):,}",
-            f"{task.rows[split]:,}",
             split,
             task.name,
+            f"{task.rows[split]:,}",
         )
     return examples
 
@@ -286,10 +286,23 @@ def _not_found(task: GlueTask, folder: Path, split: str) -> str:
             f"{folder}: there is no such folder. Give the folder that holds CoLA/, SST-2/ ... "
             f"(--data_dir), or {HUB_NAME} to read from the Hugging Face Hub."
         )
-    wanted = Path(task.folders[0]) / task.files.get(split, f"{split}.tsv")
+    file_name = task.files.get(split, f"{split}.tsv")
+    if (folder / file_name).is_file():
+        return (
+            f"{folder} holds {file_name} itself; give the folder above it, which holds "
+            f"{task.folders[0]}/ (--data_dir {folder.parent})."
+        )
+    wanted = Path(task.folders[0]) / file_name
     there = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())) or "none"
     parquet = f"{task.name}/{split.replace('dev', 'validation')}-*.parquet"
-    return f"{folder}: there is no {wanted}, nor {parquet}; folders there: {there}."
+    text = f"{folder}: there is no {wanted}, nor {parquet}; folders there: {there}."
+    names = {name.lower() for task in TASKS.values() for name in (*task.folders, task.name)}
+    if not names & {entry.name.lower() for entry in folder.iterdir()}:
+        text += (
+            " It does not look like GLUE: expected folders such as CoLA/ and SST-2/, or cola/ and "
+            "sst2/."
+        )
+    return text
 
 
 def _read_tsv(task: GlueTask, path: Path, split: str) -> Examples:

@@ -1,19 +1,29 @@
-"""TSV, CSV and JSONL files as rows of text, read as a stream; each fault names its file and line.
+"""TSV, CSV, JSONL and parquet files as a stream of rows of text; a fault names its file and line.
 
 TSV is the format of GLUE and of most own data: a quote in it is a character like any other, and a
 field cannot hold a tab or a line break. CSV follows RFC 4180 quoting. A JSONL line is one JSON
-object. An empty line holds no row, in every format.
+object. An empty line holds no row, in every format. A "line" of parquet is a row, from 1.
 """
 
 import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from nlpapp.errors import DataError, nearest
+import pyarrow
+import pyarrow.parquet
 
-FORMATS = {".tsv": "tsv", ".txt": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl"}
+from nlpapp.errors import ConfigError, DataError, nearest
+
+FORMATS = {
+    **{".tsv": "tsv", ".txt": "tsv", ".csv": "csv"},
+    **{".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"},
+}
+PARQUET_BATCH_ROWS = 1024
+"""Rows of a parquet file that are held in memory at once."""
 MAX_FIELD_CHARACTERS = 100_000_000
 """Longest CSV field; the default of Python's csv module (131,072) refuses long documents."""
 
@@ -33,41 +43,66 @@ class Table:
     columns: tuple[str, ...]
     rows: Rows
 
+    def __contains__(self, column: str) -> bool:
+        return column in self.columns or self._by_number(column) is not None
+
     def position(self, column: str) -> int:
-        """Return the position of ``column``.
+        """Return the position of ``column``: its name or, where none has it, its number from 1.
 
         Raises:
             DataError: if there is no such column; lists those that are there.
         """
-        if column not in self.columns:
+        if column in self.columns:
+            return self.columns.index(column)
+        position = self._by_number(column)
+        if position is None:
             there = ", ".join(repr(name) for name in self.columns)
             hint = nearest(column, self.columns)
             raise DataError(f"{self.path}: there is no column '{column}'; there are {there}.{hint}")
-        return self.columns.index(column)
+        return position
+
+    def _by_number(self, column: str) -> int | None:
+        is_number = column.isdecimal() and 1 <= int(column) <= len(self.columns)
+        return int(column) - 1 if is_number else None
 
 
 def open_table(
-    path: str | Path, *, columns: Sequence[str] | None = None, broken: list[int] | None = None
+    path: str | Path,
+    *,
+    header: bool = True,
+    columns: Sequence[str] | None = None,
+    broken: list[int] | None = None,
+    list_separator: str | None = None,
 ) -> Table:
-    """Open a TSV (``.tsv``, ``.txt``), CSV or JSONL (``.jsonl``, ``.json``) file.
+    """Open a TSV (``.tsv``, ``.txt``), CSV, JSONL (``.jsonl``, ``.json``) or parquet file.
 
     Args:
         path: the file.
+        header: whether the first line of TSV or CSV names the columns; if not, their names are
+            their numbers from 1.
         columns: the names of the columns of a TSV file without a header line.
         broken: collects the line numbers of rows with a wrong number of columns; None refuses them.
+        list_separator: put between the items of a list in JSONL or parquet, which becomes one text;
+            None refuses lists.
 
     Raises:
+        ConfigError: JSONL or parquet without a header; they always name their columns.
         DataError: for an absent or empty file, a folder, another format, or a repeated column.
     """
     path = Path(path)
     lines = read_lines(path)
-    match FORMATS.get(path.suffix.lower()):
+    kind = FORMATS.get(path.suffix.lower())
+    if not header and kind in ("jsonl", "parquet"):
+        raise ConfigError(f"{path}: {kind} names its columns; header false is for TSV and CSV.")
+    match kind:
         case "tsv":
-            table = _open_tsv(path, lines, columns, broken)
+            table = _open_tsv(path, lines, columns, broken, header)
         case "csv":
-            table = _open_csv(path, lines)
+            table = _open_csv(path, lines, header)
         case "jsonl":
-            table = _open_jsonl(path, lines)
+            table = _open_jsonl(path, lines, list_separator)
+        case "parquet":
+            table = _open_parquet(path, list_separator)
         case _:
             known = ", ".join(FORMATS)
             raise DataError(f"{path}: '{path.suffix}' tells no known format; expected {known}.")
@@ -107,20 +142,42 @@ def _decoded_lines(path: Path) -> Lines:
                     f"(0x{raw[start]:02x}). Convert it first, for example: "
                     f"iconv -f {guess} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
                 ) from error
+            if "\0" in text:  # English in UTF-16 without a byte order mark is sound UTF-8.
+                raise DataError(
+                    f"{path}, line {number}: a NUL character; the file looks like UTF-16. Convert "
+                    f"it first, for example: iconv -f {_utf16(raw)} -t UTF-8 {path.name} > "
+                    f"{path.stem}-utf8{path.suffix}"
+                )
             offset += len(raw)
             yield number, text.removesuffix("\n").removesuffix("\r")
 
 
+def _utf16(raw: bytes) -> str:
+    return "UTF-16BE" if raw.startswith(b"\0") else "UTF-16LE"
+
+
 def _open_tsv(
-    path: Path, lines: Lines, columns: Sequence[str] | None, broken: list[int] | None
+    path: Path,
+    lines: Lines,
+    columns: Sequence[str] | None,
+    broken: list[int] | None,
+    header: bool,
 ) -> Table:
-    rows = ((number, text.split("\t")) for number, text in lines if text)
+    rows: Rows = ((number, text.split("\t")) for number, text in lines if text)
     if columns is None:
-        columns = next(rows, (1, [""]))[1]
+        columns, rows = _names(rows, header)
     return Table(path, tuple(columns), _of_width(path, rows, len(columns), broken))
 
 
-def _open_csv(path: Path, lines: Lines) -> Table:
+def _names(rows: Rows, header: bool) -> tuple[list[str], Rows]:
+    """Return the names of the columns, and the rows that are data."""
+    number, values = next(rows, (1, [""]))
+    if header:
+        return values, rows
+    return [str(column) for column in range(1, len(values) + 1)], chain([(number, values)], rows)
+
+
+def _open_csv(path: Path, lines: Lines, header: bool) -> Table:
     numbers: list[int] = []
 
     def text_lines() -> Iterator[str]:
@@ -142,8 +199,7 @@ def _open_csv(path: Path, lines: Lines) -> Table:
                 "line break must be quoted, its quotes doubled; bare quotes belong in a .tsv file."
             ) from error
 
-    stream = rows()
-    columns = next(stream, (1, [""]))[1]
+    columns, stream = _names(rows(), header)
     return Table(path, tuple(columns), _of_width(path, stream, len(columns), None))
 
 
@@ -165,7 +221,7 @@ def _shown(values: list[str]) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _open_jsonl(path: Path, lines: Lines) -> Table:
+def _open_jsonl(path: Path, lines: Lines, list_separator: str | None) -> Table:
     objects = ((number, _json_object(path, number, text)) for number, text in lines if text)
     first = next(objects, None)
     if first is None:
@@ -173,9 +229,13 @@ def _open_jsonl(path: Path, lines: Lines) -> Table:
     columns = tuple(first[1])
 
     def rows() -> Rows:
-        yield first[0], _json_values(path, first[0], first[1], columns)
-        for number, values in objects:
-            yield number, _json_values(path, number, values, columns)
+        for number, values in chain([first], objects):
+            for column in columns:
+                if column not in values:
+                    raise DataError(
+                        f"{path}, line {number}: no key '{column}', which the first line has."
+                    )
+            yield number, _as_text(path, number, values, columns, list_separator)
 
     return Table(path, columns, rows())
 
@@ -194,13 +254,35 @@ def _json_object(path: Path, number: int, text: str) -> dict:
     return value
 
 
-def _json_values(path: Path, number: int, values: dict, columns: Sequence[str]) -> list[str]:
+def _open_parquet(path: Path, list_separator: str | None) -> Table:
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: not a sound parquet file ({error}).") from error
+    columns = tuple(file.schema_arrow.names)
+
+    def rows() -> Rows:
+        batches = file.iter_batches(PARQUET_BATCH_ROWS)
+        objects = chain.from_iterable(batch.to_pylist() for batch in batches)
+        for number, values in enumerate(objects, start=1):
+            yield number, _as_text(path, number, values, columns, list_separator)
+
+    return Table(path, columns, rows())
+
+
+def _as_text(
+    path: Path,
+    number: int,
+    values: dict[str, Any],
+    columns: Sequence[str],
+    list_separator: str | None,
+) -> list[str]:
     row = []
     for column in columns:
-        if column not in values:
-            raise DataError(f"{path}, line {number}: no key '{column}', which the first line has.")
         value = values[column]
-        if isinstance(value, dict | list):
+        if isinstance(value, list) and list_separator is not None:
+            value = list_separator.join(str(item) for item in value)
+        if not isinstance(value, str | int | float | None):
             raise DataError(
                 f"{path}, line {number}: the value of '{column}' is a {type(value).__name__}; "
                 "expected text or a number."

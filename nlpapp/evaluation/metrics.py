@@ -2,6 +2,7 @@
 
 Each formula is a plain function of numpy arrays; the modules wrap them for users of `evaluate`.
 Where a metric is undefined (a correlation with a constant, F1 without any positive) it is 0.
+Where a row may have several classes, predictions and references are (N, C) of 0 and 1.
 Symbols: C classes, N rows.
 """
 
@@ -26,27 +27,41 @@ def confusion_matrix(
 
 
 def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return the share of rows with the right class."""
-    return float(np.mean(np.asarray(predictions) == np.asarray(references)))
+    """Return the share of rows with the right class, or with all and only the right classes."""
+    right = np.asarray(predictions) == np.asarray(references)
+    return float(np.mean(right.all(axis=1) if right.ndim == 2 else right))
 
 
-def _f1_of_classes(predictions: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Return (C,) F1 = 2 TP / (2 TP + FP + FN) of each class; NaN for a class on neither side."""
+def _f1_counts(predictions: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (C,) 2 TP and (C,) 2 TP + FP + FN of each class: F1 is their quotient."""
+    if np.ndim(references) == 2:
+        said, there = np.asarray(predictions) > 0, np.asarray(references) > 0
+        return 2 * (said & there).sum(axis=0), said.sum(axis=0) + there.sum(axis=0)
     matrix = confusion_matrix(predictions, references)
-    totals = matrix.sum(axis=0) + matrix.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        return 2 * np.diag(matrix) / totals
+    return 2 * np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1)
 
 
-def f1(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return the F1 of class 1 against class 0, as GLUE scores MRPC and QQP."""
-    scores = _f1_of_classes(predictions, references)
-    return float(np.nan_to_num(scores[1])) if len(scores) > 1 else 0.0
+def f1(predictions: np.ndarray, references: np.ndarray, pos_label: int = 1) -> float:
+    """Return the F1 of class ``pos_label`` against the others; 1 as GLUE scores MRPC and QQP."""
+    twice, total = _f1_counts(predictions, references)
+    there = pos_label < len(total) and total[pos_label]
+    return float(twice[pos_label] / total[pos_label]) if there else 0.0
 
 
 def f1_macro(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Return the mean F1 of the classes that occur in the references or the predictions."""
-    return float(np.nanmean(_f1_of_classes(predictions, references)))
+    """Return the mean F1 of the classes that occur in the references or the predictions.
+
+    Of (N, C) all C classes count, one that occurs on neither side with 0, as in scikit-learn.
+    """
+    twice, total = _f1_counts(predictions, references)
+    counted = total > 0 if np.ndim(references) == 1 else np.ones(len(total), dtype=bool)
+    return float(np.mean(twice[counted] / np.maximum(total[counted], 1)))
+
+
+def f1_micro(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Return F1 over all decisions of all classes; with one class a row it is the accuracy."""
+    twice, total = _f1_counts(predictions, references)
+    return float(twice.sum() / total.sum()) if total.sum() else 0.0
 
 
 def matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
@@ -79,20 +94,21 @@ def mean_squared_error(predictions: np.ndarray, references: np.ndarray) -> float
     return float(np.mean(difference**2))
 
 
-MetricFunction = Callable[[np.ndarray, np.ndarray], float]
+MetricFunction = Callable[..., float]
 FUNCTIONS: dict[str, MetricFunction] = {
     function.__name__: function
     for function in (
         accuracy,
         f1,
         f1_macro,
+        f1_micro,
         matthews_correlation,
         pearson,
         spearmanr,
         mean_squared_error,
     )
 }
-"""Metric name -> function(predictions, references)."""
+"""Metric name -> function(predictions, references); f1 also takes ``pos_label``."""
 OF_SCORES = ("pearson", "spearmanr", "mean_squared_error")
 """Metrics of regression; the others compare class indices."""
 
@@ -104,33 +120,36 @@ class LocalMetric(evaluate.Metric):
     and a home folder without write access are fine.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, multi_label: bool = False) -> None:
         """Make the module called ``name``, one of `FUNCTIONS`."""
         self.function = FUNCTIONS[name]
+        self.multi_label = multi_label
         super().__init__(config_name=name, keep_in_memory=True, seed=0)
 
     def _build_data_dir(self) -> str:
         return ""  # the base class would make a folder under the home folder
 
     def _info(self) -> evaluate.MetricInfo:
-        dtype = "float64" if self.config_name in OF_SCORES else "int64"
+        value: Any = datasets.Value("float64" if self.config_name in OF_SCORES else "int64")
+        value = datasets.Sequence(value) if self.multi_label else value
         return evaluate.MetricInfo(
             description=str(self.function.__doc__),
             citation="",
             inputs_description="predictions and references: one value for each row, same order.",
-            features=datasets.Features(
-                {"predictions": datasets.Value(dtype), "references": datasets.Value(dtype)}
-            ),
+            features=datasets.Features({"predictions": value, "references": value}),
         )
 
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        value = self.function(np.asarray(predictions), np.asarray(references))
+    def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, float]:
+        value = self.function(np.asarray(predictions), np.asarray(references), **options)
         return {str(self.config_name): value}
 
 
-def load_metric(name: str) -> LocalMetric:
-    """Return the `evaluate` module called ``name``; as `evaluate.load`, with no network."""
-    return LocalMetric(name)
+def load_metric(name: str, *, multi_label: bool = False) -> LocalMetric:
+    """Return the `evaluate` module called ``name``; as `evaluate.load`, with no network.
+
+    ``multi_label``: its rows are lists of 0 and 1, one for each class.
+    """
+    return LocalMetric(name, multi_label=multi_label)
 
 
 def compute_metrics(
@@ -140,17 +159,25 @@ def compute_metrics(
 
     Args:
         names: names out of `FUNCTIONS`.
-        predictions: (N,) class indices, or scores.
-        references: (N,) the same of the references.
+        predictions: (N,) class indices, or scores; or (N, C) of 0 and 1.
+        references: the same of the references.
     """
+    multi_label = np.ndim(references) == 2
     values: dict[str, float] = {}
     for name in names:
-        values |= load_metric(name).compute(predictions=predictions, references=references)
+        module = load_metric(name, multi_label=multi_label)
+        values |= module.compute(predictions=predictions, references=references)
     return values
 
 
-def decide(logits: np.ndarray) -> np.ndarray:
-    """Return the (N,) predictions of (N, C) logits: the best class, or for C = 1 the score."""
+def decide(logits: np.ndarray, *, multi_label: bool = False) -> np.ndarray:
+    """Return the predictions of (N, C) logits.
+
+    (N,) the best class, or for C = 1 the score; with ``multi_label`` (N, C) 1 for each class that
+    is more likely than not.
+    """
+    if multi_label:
+        return (logits > 0).astype(np.int64)
     return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1)
 
 

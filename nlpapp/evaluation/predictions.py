@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
 from nlpapp.evaluation.metrics import compute_metrics, decide
 from nlpapp.evaluation.statistics import bootstrap_metrics
@@ -23,16 +23,21 @@ def score_logits(
 ) -> dict[str, float]:
     """Return the metrics of (N, C) logits against (N,) labels, "loss", and "degenerate" of classes.
 
-    degenerate is 1 where every row got the same class though the labels have more than one: the run
-    has learned nothing, however good its accuracy looks.
+    Labels of (N, C) are sets of classes. degenerate is 1 where every row got the same class though
+    the labels have more than one: the run has learned nothing, however good its accuracy looks.
     """
-    predictions = decide(logits)
+    several = labels.ndim == 2
+    predictions = decide(logits, multi_label=several)
     values = compute_metrics(metrics, predictions, labels)
     if logits.shape[1] == 1:
         return values | {"loss": float(np.mean((predictions.astype(np.float64) - labels) ** 2))}
-    log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
-    values["loss"] = float(-log_probabilities[np.arange(len(labels)), labels].mean())
-    one_class = len(np.unique(predictions)) == 1 and len(np.unique(labels)) > 1
+    if several:  # -log p of what is right, p = sigmoid(logit) or 1 - p: log(1 + exp(-+logit))
+        wrong = np.where(labels > 0, -1.0, 1.0) * logits.astype(np.float64)
+        values["loss"] = float(np.logaddexp(0, wrong).mean())
+    else:
+        log_probabilities = log_softmax(logits.astype(np.float64), axis=1)
+        values["loss"] = float(-log_probabilities[np.arange(len(labels)), labels].mean())
+    one_class = (predictions == predictions[0]).all() and not (labels == labels[0]).all()
     return values | {"degenerate": float(one_class)}
 
 
@@ -41,7 +46,8 @@ def score_with_intervals(
 ) -> dict[str, float]:
     """Return `score_logits` and the 95 % bootstrap interval of each metric, names prefixed."""
     values = score_logits(logits, labels, metrics)
-    values |= bootstrap_metrics(metrics, decide(logits), labels, seed=seed)
+    predictions = decide(logits, multi_label=labels.ndim == 2)
+    values |= bootstrap_metrics(metrics, predictions, labels, seed=seed)
     if values.get("degenerate"):
         logger.warning(
             "degenerate run: all %d rows got the same class; try another seed or a lower "
@@ -55,7 +61,8 @@ class PredictionFile:
     """A TSV of predictions, written part by part and renamed when it is complete.
 
     Columns: ``index`` (row of the input, from 0); ``label`` if the true labels are given; the
-    prediction; for classes ``probability_<name>`` of each.
+    prediction; for classes ``probability_<name>`` of each. Where a row may have several classes,
+    the columns are ``labels`` and ``predictions``, the classes between commas.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class PredictionFile:
         label_names: Sequence[str],
         *,
         labelled: bool = False,
+        multi_label: bool = False,
         prediction_column: str = "prediction",
     ) -> None:
         """Write to ``path``; ``labelled`` adds the true labels, which `append` then needs."""
@@ -71,7 +79,10 @@ class PredictionFile:
         self.partial = path.with_name(path.name + ".partial")
         self.names = [" ".join(name.split()) for name in label_names]  # a cell holds no tab
         self.labelled = labelled
-        self.columns = ["index", *(["label"] if labelled else []), prediction_column]
+        self.multi_label = multi_label
+        plural = "s" * multi_label
+        self.columns = ["index", *([f"label{plural}"] if labelled else [])]
+        self.columns.append(prediction_column + plural)
         self.columns += [f"probability_{name}" for name in self.names]
         self.rows = 0
 
@@ -95,18 +106,22 @@ class PredictionFile:
 
     def append(self, logits: np.ndarray, labels: np.ndarray | None = None) -> None:
         """Write the rows of (N, C) logits, and their true labels if the file has them."""
-        predictions = decide(logits)
+        predictions = decide(logits, multi_label=self.multi_label)
         columns: list[Iterable[str]] = [map(str, range(self.rows, self.rows + len(logits)))]
         if labels is not None and self.labelled:
             columns.append(self._words(labels))
         columns.append(self._words(predictions))
         if self.names:
-            probabilities = softmax(logits.astype(np.float64), axis=1)  # (N, C)
+            double = logits.astype(np.float64)
+            probabilities = expit(double) if self.multi_label else softmax(double, axis=1)  # (N, C)
             columns += [[f"{value:.6f}" for value in column] for column in probabilities.T]
         self._write(zip(*columns, strict=True))
         self.rows += len(logits)
 
     def _words(self, values: np.ndarray) -> list[str]:
+        if self.multi_label:
+            names = np.array(self.names)
+            return [", ".join(names[row > 0]) for row in values]
         return [self.names[value] for value in values] if self.names else [f"{v:g}" for v in values]
 
     def _write(self, rows: Iterable[Iterable[str]]) -> None:
@@ -114,11 +129,36 @@ class PredictionFile:
 
 
 def write_predictions(
-    path: Path, logits: np.ndarray, label_names: Sequence[str], labels: np.ndarray | None = None
+    path: Path,
+    logits: np.ndarray,
+    label_names: Sequence[str],
+    labels: np.ndarray | None = None,
+    *,
+    multi_label: bool = False,
 ) -> None:
     """Write a `PredictionFile` of (N, C) logits at once."""
-    with PredictionFile(path, label_names, labelled=labels is not None) as file:
+    labelled = labels is not None
+    with PredictionFile(path, label_names, labelled=labelled, multi_label=multi_label) as file:
         file.append(logits, labels)
+
+
+def score_and_write(
+    path: Path | None,
+    logits: np.ndarray,
+    labels: np.ndarray | None,
+    label_names: Sequence[str],
+    *,
+    metrics: Sequence[str],
+    multi_label: bool,
+    seed: int,
+    prefix: str = "",
+) -> dict[str, float]:
+    """Return `score_with_intervals`, nothing without labels; `write_predictions` to a ``path``."""
+    if path is not None:
+        write_predictions(path, logits, label_names, labels, multi_label=multi_label)
+    if labels is None:
+        return {}
+    return score_with_intervals(logits, labels, metrics, seed=seed, prefix=prefix)
 
 
 def read_predictions(path: Path, label_names: Sequence[str]) -> np.ndarray:

@@ -1,39 +1,42 @@
 """The report of a run: its figures, plots, configuration and environment on one page."""
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
+from nlpapp.evaluation.classifier_sections import prediction_sections
+from nlpapp.evaluation.error_analysis import Texts
 from nlpapp.evaluation.page import Section, write_report
-from nlpapp.evaluation.plots import describe, format_number, plot_confusion, plot_curves
+from nlpapp.evaluation.plots import describe, format_number, plot_curves
+from nlpapp.evaluation.prediction_table import read_prediction_table
 from nlpapp.evaluation.run_record import Figure, RunRecord, figures, is_quality, read_run
 
 __all__ = ["Section", "figure_rows", "run_sections", "write_report", "write_run_report"]
 
 PREDICTIONS = "predictions-dev.tsv"
 """Columns ``label`` (the true one), ``prediction``, and ``probability_<name>`` of each class."""
-MOST_CLASSES = 60
 PLOT_TITLES = {
     "curves": "Training curves",
-    "confusion": "Confusion matrix",
     "trade_off": "Size, speed and accuracy",
 }
 PLOT_NOTES = {
     "curves": "Solid lines are training, dashed lines with points evaluations on data held out.",
-    "confusion": "Of the rows that belong in a class (left), how many were put where (below).",
 }
+SHOWN_BY_SECTIONS = {"confusion", "calibration"}
+"""Plots that `prediction_sections` draws and explains."""
 
 
-def write_run_report(run_folder: Path, *, metrics: Mapping[str, Any] | None = None) -> Path:
+def write_run_report(
+    run_folder: Path, *, metrics: Mapping[str, Any] | None = None, texts: Texts | None = None
+) -> Path:
     """Write ``report.html`` into the folder of a run, from the files that the run has left there.
 
     Args:
         run_folder: the output_dir of a command.
         metrics: the run's final figures, if metrics.json is not written yet.
+        texts: of the rows in its dev predictions; without them the page says less.
 
     Raises:
         DataError: the folder holds no run.
@@ -43,7 +46,7 @@ def write_run_report(run_folder: Path, *, metrics: Mapping[str, Any] | None = No
         run.path / "report.html",
         title=run_title(run),
         subtitle=run_subtitle(run),
-        sections=run_sections(run, plots=run.path / "plots"),
+        sections=run_sections(run, plots=run.path / "plots", texts=texts),
     )
 
 
@@ -66,22 +69,26 @@ def run_subtitle(run: RunRecord) -> str:
     return ", ".join(str(fact) for fact in facts if fact)
 
 
-def run_sections(run: RunRecord, *, plots: Path) -> list[Section]:
+def run_sections(run: RunRecord, *, plots: Path, texts: Texts | None = None) -> list[Section]:
     """Return the sections of one run's report.
 
-    The plots that the run lacks, or that are older than its figures, are drawn into ``plots``.
+    Curves that the run lacks, or that are older than its figures, are drawn into ``plots``, as is
+    what is made of the predictions. ``texts`` are those of the rows of the dev predictions.
     """
     kept = run.path / "plots"
     if _is_newer(run.metrics_jsonl, kept / "curves.png"):
         plot_curves(run.metrics_jsonl, plots / "curves.png")
-    if _is_newer(run.path / PREDICTIONS, kept / "confusion.png"):
-        _plot_predictions(run.path / PREDICTIONS, plots / "confusion.png")
     sections = [_figures_section(run)]
     found = {path.stem: path for folder in (kept, plots) for path in sorted(folder.glob("*.png"))}
+    for name in SHOWN_BY_SECTIONS:
+        found.pop(name, None)
     ordered = [name for name in PLOT_TITLES if name in found]
     for name in ordered + [name for name in found if name not in PLOT_TITLES]:
         title = PLOT_TITLES.get(name, describe(name.replace("-", "_")).capitalize())
         sections.append(Section(title, PLOT_NOTES.get(name, ""), image=found[name]))
+    table = read_prediction_table(run.path / PREDICTIONS)
+    if table is not None:
+        sections += prediction_sections([table], texts, plots)
     sections.append(
         Section(
             "Repeat this run",
@@ -96,17 +103,6 @@ def run_sections(run: RunRecord, *, plots: Path) -> list[Section]:
     if run.environment:
         sections.append(Section("Environment", table=_environment_rows(run.environment)))
     return sections
-
-
-def confusion_counts(
-    labels: Sequence[str], predictions: Sequence[str], names: Sequence[str]
-) -> np.ndarray:
-    """Return counts of shape (C, C) for the C classes ``names``, rows true, columns predicted."""
-    index = {name: order for order, name in enumerate(names)}
-    matrix = np.zeros((len(names), len(names)), dtype=np.int64)
-    for label, prediction in zip(labels, predictions, strict=True):
-        matrix[index[label], index[prediction]] += 1
-    return matrix
 
 
 def _figures_section(run: RunRecord) -> Section:
@@ -148,19 +144,6 @@ def _is_newer(source: Path, product: Path) -> bool:
     if not source.is_file():
         return False
     return not product.is_file() or product.stat().st_mtime_ns < source.stat().st_mtime_ns
-
-
-def _plot_predictions(path: Path, output: Path) -> None:
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    prefix = "probability_"
-    names = (
-        [name.removeprefix(prefix) for name in rows[0] if name.startswith(prefix)] if rows else []
-    )
-    # Predictions of a score, or of rows without labels, have no confusion matrix.
-    if names and len(names) <= MOST_CLASSES and "label" in rows[0]:
-        labels, predictions = zip(*((row["label"], row["prediction"]) for row in rows), strict=True)
-        plot_confusion(confusion_counts(labels, predictions, names), names, output)
 
 
 def _environment_rows(environment: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -64,3 +64,38 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
         "std": float(array.std(ddof=1)) if len(array) > 1 else 0.0,
         "best": float(array.max()),
     }
+
+
+def bootstrap_over_seeds(
+    metric: MetricFunction,
+    predictions: np.ndarray,
+    references: np.ndarray,
+    *,
+    seed: int,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean of a metric over seeds.
+
+    Both are drawn with replacement: the seeds, and the rows, the same for all seeds. It therefore
+    covers the chance of training and that of the evaluation set.
+
+    Args:
+        metric: function(predictions, references) of two (N,) arrays.
+        predictions: (S, N) class indices or scores of S runs.
+        references: (N,) the same of the references.
+        seed: the interval is a function of it.
+        resamples: number of draws.
+        confidence: share of the resampled values inside the interval.
+    """
+    rng = seeding.generator(seed, "bootstrap over seeds")
+    runs, size = predictions.shape
+    values = np.empty(resamples)
+    for index in range(resamples):
+        rows = rng.integers(0, size, size)
+        drawn, times = np.unique(rng.integers(0, runs, runs), return_counts=True)
+        found = [metric(predictions[run, rows], references[rows]) for run in drawn]
+        values[index] = np.average(found, weights=times)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)

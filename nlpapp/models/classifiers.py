@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from nlpapp.errors import CheckpointError, ConfigError
-from nlpapp.models.bert import apply_similarity_start
 from nlpapp.models.bert_size import BertSizeConfig, bert_config
+from nlpapp.models.initial_attention import apply_initial_attention
 from nlpapp.models.pretrained import load_classifier, load_pretrained, read_config
 
 logger = logging.getLogger(__name__)
@@ -41,15 +41,23 @@ def local_folder(model: str) -> Path:
         ) from error
 
 
-def label_options(label_names: Sequence[str]) -> dict[str, Any]:
+MULTI_LABEL = "multi_label_classification"
+
+
+def label_options(label_names: Sequence[str], *, multi_label: bool = False) -> dict[str, Any]:
     """Return the config entries for the classes in order; no names: one score."""
     if not label_names:
         return {"num_labels": 1, "problem_type": "regression"}
     return {
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
-        "problem_type": "single_label_classification",
+        "problem_type": MULTI_LABEL if multi_label else "single_label_classification",
     }
+
+
+def is_multi_label(model: PreTrainedModel) -> bool:
+    """Return whether a row may have several of the model's classes."""
+    return getattr(model.config, "problem_type", None) == MULTI_LABEL
 
 
 def label_names_of(model: PreTrainedModel) -> tuple[str, ...]:
@@ -129,6 +137,7 @@ def build_classifier(
     folder: Path | None,
     *,
     label_names: Sequence[str],
+    multi_label: bool = False,
     from_scratch: bool = False,
     size: BertSizeConfig,
     vocab_size: int,
@@ -140,6 +149,7 @@ def build_classifier(
         folder: pretrained weights, of any architecture transformers knows or ours; a head of
             another size starts anew. None: a random BERT.
         label_names: the classes in order; none: one score.
+        multi_label: a row may have several classes.
         from_scratch: take only the architecture of ``folder``.
         size: of the random BERT, whose embedding has ``vocab_size`` rows.
         vocab_size: entries of the tokenizer.
@@ -148,8 +158,9 @@ def build_classifier(
     Raises:
         CheckpointError: if the folder holds no model, or a damaged one.
     """
-    options = label_options(label_names)
+    options = label_options(label_names, multi_label=multi_label)
     if folder is not None and not from_scratch:
+        _say_what_becomes_of_the_head(folder, label_names)
         return load_pretrained(
             AutoModelForSequenceClassification, folder, ignore_mismatched_sizes=True, **options
         )
@@ -159,7 +170,19 @@ def build_classifier(
         config = bert_config(size, vocab_size=vocab_size, pad_token_id=pad_token_id)
     for name, value in options.items():
         setattr(config, name, value)
-    return apply_similarity_start(AutoModelForSequenceClassification.from_config(config))
+    return apply_initial_attention(AutoModelForSequenceClassification.from_config(config))
+
+
+def _say_what_becomes_of_the_head(folder: Path, label_names: Sequence[str]) -> None:
+    config = read_config(folder)
+    if not any("SequenceClass" in name for name in getattr(config, "architectures", None) or []):
+        return
+    own = [name for _, name in sorted(dict(config.id2label).items())]
+    listed = f"{', '.join(own)}; the data's are {', '.join(label_names) or 'none (a score)'}"
+    if len(own) != (len(label_names) or 1):
+        logger.warning("%s: its classes are %s. A new head starts at random.", folder, listed)
+    elif list(label_names) != own and not own[0].startswith("LABEL_"):
+        logger.warning("%s: its classes are %s. Its head is kept, in that order.", folder, listed)
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:

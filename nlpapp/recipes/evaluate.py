@@ -7,17 +7,23 @@ from typing import Any
 from nlpapp.data.classification import (
     EncodedExamples,
     Examples,
-    UnknownLabelError,
     evaluation_steps,
     read_examples,
 )
 from nlpapp.data.classification_sets import usual_metrics
 from nlpapp.data.glue_tasks import get_task, read_task
+from nlpapp.data.label_words import UnknownLabelError
 from nlpapp.errors import ConfigError
-from nlpapp.evaluation.predictions import score_with_intervals, write_predictions
+from nlpapp.evaluation.predictions import score_and_write
 from nlpapp.evaluation.report import write_run_report
 from nlpapp.models.bert_size import BertSizeConfig
-from nlpapp.models.classifiers import align_labels, local_folder, open_classifier, renamed_labels
+from nlpapp.models.classifiers import (
+    align_labels,
+    is_multi_label,
+    local_folder,
+    open_classifier,
+    renamed_labels,
+)
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits
 from nlpapp.objectives.classification import forward_logits
 from nlpapp.text.wordpiece import fingerprint, load_tokenizer
@@ -42,7 +48,7 @@ class Config:
     size: BertSizeConfig = field(default_factory=BertSizeConfig)
     """Size of the random BERT where no model is given."""
     file: str | None = None
-    """Labelled TSV, CSV or JSONL file with named columns."""
+    """Labelled TSV, CSV, JSONL or parquet file."""
     task: str | None = None
     """GLUE task instead of a file; needs data_dir."""
     data_dir: str | None = None
@@ -50,11 +56,15 @@ class Config:
     split: str | None = None
     """Split of the task; absent: its first dev set."""
     text_column: str | None = None
-    """Column of the text in file; absent: sentence, text, sentence1 or text_a."""
+    """Column of the text, by name or number from 1; absent: sentence, text, sentence1 or text_a."""
     text_pair_column: str | None = None
     """Column of the second text of a pair; absent: sentence2 or text_b, if text_column is too."""
     label_column: str | None = None
     """Column of the label; absent: label."""
+    label_separator: str | None = None
+    """What stands between the labels of a row, for a model of which a row may have several."""
+    header: bool = True
+    """The first line of TSV and CSV files names the columns; if not, give their numbers."""
     label_names: list[str] | None = None
     """The data's words for the model's classes, in the model's order, where they differ."""
     max_seq_length: int = 128
@@ -74,7 +84,8 @@ def run(config: Config) -> dict[str, float]:
     check_sequence_length(model, config.max_seq_length)
     check_tokenizer_fits(model, vocab_size=len(tokenizer), fingerprint=fingerprint(tokenizer))
     names = renamed_labels(model, config.label_names)
-    examples, metric_names = _read(config, names)
+    several = is_multi_label(model)
+    examples, metric_names = _read(config, names, several)
     labels = examples.known_labels
     outputs = align_labels(names, examples.label_names)
     encoded = EncodedExamples(
@@ -86,12 +97,15 @@ def run(config: Config) -> dict[str, float]:
     steps, undo = evaluation_steps(encoded, tokenizer.pad_token_id, batch_size=config.batch_size)
     logits = predict_rows(model, forward_logits, steps)[undo]
     logits = logits[:, outputs] if outputs else logits
-    metrics = score_with_intervals(logits, labels, metric_names, seed=config.seed)
+    path = run.path / "predictions-dev.tsv" if run.is_main else None
+    found = (logits, labels, examples.label_names)
+    metrics = score_and_write(
+        path, *found, metrics=metric_names, multi_label=several, seed=config.seed
+    )
+    metrics |= {"truncated_share": encoded.truncated_share}
     metrics |= {"rows": float(len(examples)), "seconds": run.seconds}
     logger.info(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     if run.is_main:
-        path = run.path / "predictions-dev.tsv"
-        write_predictions(path, logits, examples.label_names, labels)
         write_run_report(run.path, metrics=metrics)
     run.finish(metrics)
     return metrics
@@ -113,8 +127,17 @@ def _load(config: Config) -> tuple[Any, Any]:
     return tokenizer, model
 
 
-def _read(config: Config, names: tuple[str, ...]) -> tuple[Examples, tuple[str, ...]]:
+def _read(
+    config: Config, names: tuple[str, ...], several: bool
+) -> tuple[Examples, tuple[str, ...]]:
     """Return the examples and the names of their metrics."""
+    if several != (config.label_separator is not None):
+        raise ConfigError(
+            "a row may have several of the model's classes: say what stands between them in the "
+            "file with --label_separator"
+            if several
+            else "a row has one of the model's classes; leave label_separator out"
+        )
     if (config.file is None) == (config.task is None):
         raise ConfigError("give either --file, or --task with --data_dir.")
     if config.task is not None:
@@ -131,6 +154,8 @@ def _read(config: Config, names: tuple[str, ...]) -> tuple[Examples, tuple[str, 
             text_pair_column=config.text_pair_column,
             label_column=config.label_column,
             label_names=None if names and generic else names,
+            label_separator=config.label_separator,
+            header=config.header,
             require_labels=True,
         )
     except UnknownLabelError as error:
@@ -138,4 +163,4 @@ def _read(config: Config, names: tuple[str, ...]) -> tuple[Examples, tuple[str, 
             f"{error} These are the model's classes; if the file only has other words for "
             'them, give its words in the same order: --label_names \'["0", "1"]\'.'
         ) from error
-    return examples, usual_metrics(examples.label_names)
+    return examples, usual_metrics(examples.label_names, multi_label=several)

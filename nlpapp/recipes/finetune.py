@@ -1,37 +1,37 @@
 """Fine-tune a classifier or regressor on a GLUE task or on files of one's own."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from nlpapp.data.classification import ClassificationCollator, EncodedExamples, evaluation_steps
-from nlpapp.data.classification_sets import ClassificationSets, read_sets
-from nlpapp.data.sampling import ExampleSteps
+from nlpapp.data.classification import EncodedExamples, evaluation_steps, training_steps
+from nlpapp.data.classification_sets import SET_OPTIONS, ClassificationSets, read_sets
 from nlpapp.errors import ConfigError
-from nlpapp.evaluation.model_card import write_model_card
+from nlpapp.evaluation.classifier_report import write_classifier_report
+from nlpapp.evaluation.learning_rate_plot import plot_learning_rates
 from nlpapp.evaluation.plots import plot_curves
-from nlpapp.evaluation.predictions import score_logits, score_with_intervals, write_predictions
-from nlpapp.evaluation.report import write_run_report
+from nlpapp.evaluation.predictions import score_and_write, score_logits
 from nlpapp.models.bert_size import BertSizeConfig
+from nlpapp.models.classifier_heads import HeadConfig, change_head
 from nlpapp.models.classifiers import build_classifier, local_folder, set_dropout
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits, save_model_folder
-from nlpapp.objectives.classification import ClassificationObjective, forward_logits
+from nlpapp.objectives.classification import (
+    ClassificationLossConfig,
+    ClassificationObjective,
+    forward_logits,
+)
 from nlpapp.text.wordpiece import fingerprint, load_tokenizer
 from nlpapp.training.evaluate import predict_rows
 from nlpapp.training.fit import TrainingConfig, fit, set_seed
+from nlpapp.training.learning_rate_finder import find_learning_rate
 from nlpapp.training.optimizers import OptimizerConfig
 from nlpapp.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
-
-USAGE = """from transformers import pipeline
-
-classify = pipeline("text-classification", "{folder}")
-print(classify({example}))"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,29 +53,45 @@ class Config:
     data_dir: str | None = None
     """Folder with GLUE (official files, or parquet as on the Hub), or nyu-mll/glue."""
     train_file: str | None = None
-    """Training file of one's own instead of a task: TSV, CSV or JSONL with named columns."""
+    """Training file of one's own instead of a task: TSV, CSV, JSONL or parquet."""
     dev_file: str | None = None
-    """File that chooses the best epoch, same columns as train_file."""
+    """File that chooses the best epoch, same columns as train_file; absent: dev_share of it."""
+    dev_share: float | None = None
+    """Share of each class's rows that chooses the best epoch without a dev_file; absent: 0.1."""
     test_file: str | None = None
     """File to predict at the end; scored if it has labels."""
     text_column: str | None = None
-    """Column of the text; absent: sentence, text, sentence1 or text_a."""
+    """Column of the text, by name or number from 1; absent: sentence, text, sentence1 or text_a."""
     text_pair_column: str | None = None
     """Column of the second text of a pair; absent: sentence2 or text_b, if text_column is too."""
     label_column: str | None = None
     """Column of the label; absent: label."""
+    label_separator: str | None = None
+    """What stands between the labels of a row that may have several, or none; absent: one label."""
+    header: bool = True
+    """The first line of TSV and CSV files names the columns; if not, give their numbers."""
     regression: bool = False
     """The labels of train_file are scores, not classes."""
     dropout: float | None = None
     """Dropout of hidden states and attention while training; absent: the model's own."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """Multi-sample dropout, new top layers."""
+    loss: ClassificationLossConfig = field(default_factory=ClassificationLossConfig)
+    """Label smoothing, class weights, R-Drop, adversarial training."""
     max_seq_length: int = 128
     """Tokens, special ones included; longer texts are cut."""
     batch_size: int = 32
     """Examples in one optimizer step, over all processes and micro-batches."""
+    tokens_per_batch: int | None = None
+    """Most tokens of a step, with padding, in place of batch_size: short texts, large batches."""
     evaluation_batch_size: int = 64
     """Examples in one evaluation batch."""
     seed: int = 42
     """Seed of the head, order and dropout."""
+    repeat_degenerate: int = 0
+    """Runs with other seeds, in <output_dir>/seed-<n>, while all of dev gets the same class."""
+    find_learning_rate: bool = False
+    """Do not train, but plot the loss of 100 steps at learning rates from 1e-7 to 1."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(optimizer=OptimizerConfig(learning_rate=2e-5))
     )
@@ -83,11 +99,23 @@ class Config:
 
 
 def run(config: Config) -> dict[str, float]:
+    """Train, and train again with another seed where that ends in one class for all rows."""
+    metrics = _train(config)
+    for number in range(1, config.repeat_degenerate + 1):
+        if metrics.get("degenerate"):
+            seed = config.seed + 1000 * number
+            logger.warning("%s is degenerate; again with seed %d", config.output_dir, seed)
+            folder = f"{config.output_dir}/seed-{seed}"
+            metrics = _train(replace(config, seed=seed, output_dir=folder))
+    return metrics
+
+
+def _train(config: Config) -> dict[str, float]:
     """Train, keep the best epoch, and leave model, figures, predictions and report."""
     run = RunFolder.open(config.output_dir, config=config, command="finetune", seed=config.seed)
     if run.finished is not None:
         return run.finished
-    sets = _read_sets(config)
+    sets = read_sets(**{name: getattr(config, name) for name in SET_OPTIONS})
     logger.info(sets.describe())
     tokenizer, model = _build(config, sets)
     encode = partial(EncodedExamples, tokenizer=tokenizer, max_seq_length=config.max_seq_length)
@@ -100,17 +128,18 @@ def run(config: Config) -> dict[str, float]:
         steps, undo = evaluation_steps(encoded, tokenizer.pad_token_id, batch_size=size)
         return predict_rows(model, forward_logits, steps)[undo]
 
+    objective = ClassificationObjective(
+        sets.train.num_labels, loss=config.loss, train_labels=sets.train.labels
+    )
+    sizes = (config.batch_size, config.tokens_per_batch)
+    steps = training_steps(train, tokenizer.pad_token_id, *sizes, seed=config.seed)
+    if config.find_learning_rate:
+        return _find_learning_rate(run, config, model, objective, steps)
     metrics = fit(
         run=run,
         model=model,
-        objective=ClassificationObjective(sets.train.num_labels),
-        steps=ExampleSteps(
-            len(train),
-            ClassificationCollator(train, tokenizer.pad_token_id),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            lengths=train.lengths,
-        ),
+        objective=objective,
+        steps=steps,
         training=config.training,
         seed=config.seed,
         evaluate=lambda model: score_logits(
@@ -118,36 +147,22 @@ def run(config: Config) -> dict[str, float]:
         ),
         best_metric=sets.metrics[0],
         fingerprint=fingerprint(tokenizer),
+        draw_curves=plot_curves,
     )
+    metrics["truncated_share"] = train.truncated_share
+    known: dict[str, Any] = {"metrics": sets.metrics, "multi_label": sets.train.multi_label}
     for split, examples in (sets.dev | sets.test).items():
-        first = split == chosen_on
-        logits = predict(model, dev if first else encode(examples))
-        if examples.labels is not None:
-            prefix = "" if first else f"{split}_"
-            metrics |= score_with_intervals(
-                logits, examples.labels, sets.metrics, seed=config.seed, prefix=prefix
-            )
-        if run.is_main:
-            path = run.path / f"predictions-{'dev' if first else split}.tsv"
-            write_predictions(path, logits, sets.label_names, examples.labels)
+        name, prefix = ("dev", "") if split == chosen_on else (split, f"{split}_")
+        path = run.path / f"predictions-{name}.tsv" if run.is_main else None
+        logits = predict(model, encode(examples) if prefix else dev)
+        found = (logits, examples.labels, sets.label_names)
+        metrics |= score_and_write(path, *found, seed=config.seed, prefix=prefix, **known)
     if run.is_main:
-        _leave(run, config, model, tokenizer, sets, metrics)
+        save_model_folder(model, run.model, tokenizer=tokenizer, fingerprint=fingerprint(tokenizer))
+        facts = sets.facts | {"base": config.model, "data": config.task or "own data"}
+        write_classifier_report(run.path, run.model, metrics=metrics, **facts)
     run.finish(metrics)
     return metrics
-
-
-def _read_sets(config: Config) -> ClassificationSets:
-    return read_sets(
-        task=config.task,
-        data_dir=config.data_dir,
-        train_file=config.train_file,
-        dev_file=config.dev_file,
-        test_file=config.test_file,
-        text_column=config.text_column,
-        text_pair_column=config.text_pair_column,
-        label_column=config.label_column,
-        regression=config.regression,
-    )
 
 
 def _build(config: Config, sets: ClassificationSets) -> tuple[Any, PreTrainedModel]:
@@ -156,40 +171,30 @@ def _build(config: Config, sets: ClassificationSets) -> tuple[Any, PreTrainedMod
     folder = local_folder(config.model) if config.model is not None else None
     tokenizer = load_tokenizer(config.tokenizer or str(folder))
     set_seed(config.seed, "weights")
+    vocabulary = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     model = build_classifier(
         folder,
         label_names=sets.label_names,
+        multi_label=sets.train.multi_label,
         from_scratch=config.from_scratch,
         size=config.size,
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
+        **vocabulary,
     )
     if config.dropout is not None:
         set_dropout(model, config.dropout)
+    change_head(model, config.head)
     check_sequence_length(model, config.max_seq_length)
     check_tokenizer_fits(model, vocab_size=len(tokenizer), fingerprint=fingerprint(tokenizer))
     return tokenizer, model
 
 
-def _leave(
-    run: RunFolder,
-    config: Config,
-    model: PreTrainedModel,
-    tokenizer: Any,
-    sets: ClassificationSets,
-    metrics: dict[str, float],
-) -> None:
-    save_model_folder(model, run.model, tokenizer=tokenizer, fingerprint=fingerprint(tokenizer))
-    plot_curves(run.path / "metrics.jsonl", run.plots / "curves.png")
-    data = config.task or "own data"
-    example = '{"text": "...", "text_pair": "..."}' if sets.pairs else '"..."'
-    write_model_card(
-        run.model,
-        title=f"{config.model or 'A BERT from random weights'} fine-tuned on {data}",
-        summary=f"Classes: {', '.join(sets.label_names) or 'none, it gives a score'}.",
-        metrics=metrics,
-        usage=USAGE.format(folder=run.model, example=example),
-        run_folder=run.path,
-        details={"pipeline_tag": "text-classification", "dataset": data, "rows": len(sets.train)},
-    )
-    write_run_report(run.path, metrics=metrics)
+def _find_learning_rate(
+    run: RunFolder, config: Config, model: Any, objective: Any, steps: Any
+) -> dict[str, float]:
+    found = find_learning_rate(model, objective, steps, config.training.optimizer)
+    if run.is_main:
+        plot_learning_rates(found, run.plots / "learning-rate.png")
+    logger.info("suggested: --training.optimizer.learning_rate %.1e", found.suggestion)
+    metrics = {"suggested_learning_rate": found.suggestion, "seconds": run.seconds}
+    run.finish(metrics)
+    return metrics

@@ -3,29 +3,40 @@
 import dataclasses
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import Any, Literal
 
 from nlpapp.data.glue_tasks import TASKS, GlueTask, get_task, has_split
+from nlpapp.data.task_pool import Report, TaskPool
 from nlpapp.errors import ConfigError
-from nlpapp.evaluation.metrics import mean_score
-from nlpapp.evaluation.predictions import read_predictions
-from nlpapp.evaluation.report import Section, write_report
-from nlpapp.evaluation.statistics import over_seeds
-from nlpapp.evaluation.submission import write_submission
+from nlpapp.evaluation.glue_page import write_glue_page
+from nlpapp.evaluation.glue_table import averages, best_run
+from nlpapp.evaluation.plots import format_number
 from nlpapp.models.bert_size import BertSizeConfig
+from nlpapp.models.classifier_heads import HeadConfig
+from nlpapp.objectives.classification import ClassificationLossConfig
 from nlpapp.recipes import finetune
+from nlpapp.recipes.glue_plan import (
+    Grid,
+    PlannedRun,
+    finished_runs,
+    grid_points,
+    plan_runs,
+    seed_list,
+)
+from nlpapp.recipes.glue_results import dev_texts, result_of, submit
+from nlpapp.recipes.glue_workers import quiet, use_own_device
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.optimizers import OptimizerConfig
+from nlpapp.training.processes import process_state
 from nlpapp.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 TRAINED = [name for name, task in TASKS.items() if "train" in task.rows]
-COLUMNS = ("median", "mean", "std", "best")
-Runs = dict[int, dict[str, float]]
-"""Seed -> final figures of the run, with "score"."""
+SHOWN_FIRST = ["average_score", "average_score_without_wnli", "runs", "degenerate_runs", "seconds"]
+COLUMNS = ("median", "mean", "std", "best", "low", "high")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +57,34 @@ class Config:
     """Size of the random BERT where no model is given."""
     tasks: list[str] | None = None
     """Tasks to run; absent: all whose training and dev sets are in data_dir."""
-    seeds: list[int] = field(default_factory=lambda: [42, 43, 44, 45, 46])
-    """One run of each task for each seed."""
+    seeds: int | list[int] = 5
+    """Seeds of each task and settings, or how many, from 42 on."""
+    grid: Grid = None
+    """Settings to try, the best of which is taken: paper (batch 16, 32; rate 5e-5, 3e-5, 2e-5; 2 to
+    4 epochs), or a list of batch_size, learning_rate, num_epochs; absent: the options below."""
+    mnli_first: bool = True
+    """Start RTE, MRPC and STS-B from MNLI's best model where MNLI is among the tasks."""
+    repeat_degenerate: int = 1
+    """Runs with other seeds while all of dev gets the same class; they stay in the table too."""
+    head: HeadConfig = field(default_factory=HeadConfig)
+    """Multi-sample dropout, new top layers."""
+    loss: ClassificationLossConfig = field(default_factory=ClassificationLossConfig)
+    """Label smoothing, class weights, R-Drop, adversarial training."""
+    dropout: float | None = None
+    """Dropout of hidden states and attention while training; absent: the model's own."""
     max_seq_length: int = 128
     """Tokens, special ones included; longer texts are cut."""
     batch_size: int = 32
     """Examples in one optimizer step, over all processes and micro-batches."""
     evaluation_batch_size: int = 64
     """Examples in one evaluation batch."""
+    executor: Literal["local", "ray"] = "local"
+    """local: processes of this machine, a GPU each; ray: the CPU cores of a Ray cluster, which all
+    see output_dir."""
+    workers: int = 1
+    """Runs at a time."""
+    ray_address: str | None = None
+    """A running Ray cluster; absent: one on this machine, for this command alone."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(optimizer=OptimizerConfig(learning_rate=2e-5))
     )
@@ -62,29 +93,37 @@ class Config:
 
 def run(config: Config) -> dict[str, float]:
     """Run what is not finished yet; leave the table, the report and the submission."""
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
-        raise ConfigError(f"seeds are {config.seeds}; give at least one, each once.")
-    run = RunFolder.open(config.output_dir, config=config, command="glue", seed=config.seeds[0])
+    seeds = seed_list(config.seeds)
+    points = grid_points(config.grid, config.training.max_steps)
+    opened = partial(
+        RunFolder.open, config.output_dir, config=config, command="glue", seed=seeds[0]
+    )
+    run = opened()
     if run.finished is not None:
         return run.finished
     tasks = _tasks(config)
-    runs = {task.name: _run_seeds(config, task) for task in tasks}
-    RunFolder.open(config.output_dir, config=config, command="glue", seed=config.seeds[0])
-    table = [row for task in tasks for row in _rows(task, runs[task.name])]
+    plan = plan_runs(config.output_dir, tasks, points, seeds, mnli_first=config.mnli_first)
+    _train_all(config, plan)
+    opened()  # the runs have sent the log to their own folders
+    results = [result_of(task, finished_runs(task, plan), seed=seeds[0]) for task in tasks]
+    table = [row for result in results for row in result.rows]
     metrics = {
-        f"{row['task']}_{row['metric']}_{column}": float(row[column])  # type: ignore[arg-type]
+        f"{row['task']}_{row['metric']}_{column}": float(str(row[column]))
         for row in table
         for column in COLUMNS
+        if column in row
     }
-    medians = [metrics[f"{task.name}_score_median"] for task in tasks]
-    metrics["average_score"] = float(np.mean(medians))
-    degenerate = sum(
-        figures.get("degenerate", 0.0) for seed in runs.values() for figures in seed.values()
-    )
-    metrics |= {"degenerate_runs": degenerate, "seconds": run.seconds}
+    metrics |= averages({task.name: metrics[f"{task.name}_score_median"] for task in tasks})
+    made = [found.figures for result in results for found in result.runs]
+    metrics["degenerate_runs"] = float(sum(bool(found.get("degenerate")) for found in made))
+    metrics |= {"runs": float(len(made)), "seconds": run.seconds}
     if run.is_main:
-        filled = _write_submission(config, tasks, runs)
-        _report(run, table, metrics, filled)
+        notes = submit(run.path / "submission", results)
+        lines = ["  ".join(f"{k} {format_number(v)}" for k, v in row.items()) for row in table]
+        logger.info("\n".join([*lines, *notes]))
+        first = {name: metrics[name] for name in SHOWN_FIRST if name in metrics}
+        page, texts_of = run.path / "report.html", partial(dev_texts, config.data_dir)
+        write_glue_page(page, results, first, notes, texts_of=texts_of)
     run.finish(metrics)
     return metrics
 
@@ -104,93 +143,56 @@ def _is_complete(task: GlueTask, data_dir: str) -> bool:
     return "train" in task.rows and all(has_split(task, data_dir, split) for split in splits)
 
 
-def _run_folder(config: Config, task: GlueTask, seed: int) -> Path:
-    return Path(config.output_dir) / task.name / f"seed-{seed}"
+def _train_all(config: Config, plan: list[PlannedRun]) -> None:
+    """Make the runs of ``plan``, in two rounds where some start from MNLI's model."""
+    distributed = process_state().num_processes > 1
+    alone = config.executor == "local" and config.workers == 1
+    if distributed and not alone:
+        raise ConfigError(
+            "several processes train each run together here; leave workers and executor out, or "
+            "start the command once, without accelerate launch or torchrun."
+        )
+    options = {"executor": config.executor, "ray_address": config.ray_address}
+    with TaskPool(workers=config.workers, **options) as pool:  # type: ignore[arg-type]
+        done = 0
+        for after_mnli in (False, True):
+            part = [planned for planned in plan if planned.after_mnli == after_mnli]
+            if after_mnli and part:
+                mnli = finished_runs(TASKS["mnli"], plan)
+                start = str(best_run(mnli).folder / "model")
+                logger.info("%s start from %s", ", ".join({p.task: 0 for p in part}), start)
+                part = [dataclasses.replace(planned, model=start) for planned in part]
+            for index, score in pool.run(train, (config, alone), part):
+                done += 1
+                logger.info("run %d of %d: %s, %s", done, len(plan), part[index].folder, score)
+            if distributed:
+                process_state().wait_for_everyone()  # the main process writes the figures
 
 
-def _run_seeds(config: Config, task: GlueTask) -> Runs:
-    shared = {
+def train(context: tuple[Config, bool], planned: PlannedRun, report: Report) -> str:
+    """Fine-tune as planned, unless that is done; returns a line. ``report`` is not needed."""
+    config, alone = context
+    settings: dict[str, Any] = {
         entry.name: getattr(config, entry.name)
         for entry in dataclasses.fields(finetune.Config)
-        if entry.name not in ("output_dir", "seed") and hasattr(config, entry.name)
+        if hasattr(config, entry.name)
     }
-    runs: Runs = {}
-    for seed in config.seeds:
-        folder = str(_run_folder(config, task, seed))
-        figures = finetune.run(
-            finetune.Config(**shared, task=task.name, output_dir=folder, seed=seed)
+    settings |= {"task": planned.task, "output_dir": planned.folder, "seed": planned.seed}
+    if planned.model is not None:
+        settings |= {"model": planned.model, "from_scratch": False}
+    if planned.point is not None:
+        rate = planned.point.learning_rate
+        optimizer = dataclasses.replace(config.training.optimizer, learning_rate=rate)
+        settings["batch_size"] = planned.point.batch_size
+        settings["training"] = dataclasses.replace(
+            config.training, num_epochs=planned.point.num_epochs, optimizer=optimizer
         )
-        runs[seed] = figures | {"score": mean_score(figures, task.metrics)}
-    return runs
-
-
-def _rows(task: GlueTask, runs: Runs) -> list[dict[str, object]]:
-    """Return one row of the table for each metric on each dev set, and for GLUE's score."""
-    others = [f"{split}_{metric}" for split in task.dev_splits[1:] for metric in task.metrics]
-    names = [*task.metrics, *others, "score"]
-    return [
-        {
-            "task": task.name,
-            "metric": name,
-            **over_seeds([figures[name] for figures in runs.values()]),
-            "runs": len(runs),
-        }
-        for name in names
-        if all(name in figures for figures in runs.values())
-    ]
-
-
-def _write_submission(config: Config, tasks: list[GlueTask], runs: dict[str, Runs]) -> list[str]:
-    """Write the best dev run's test predictions; return what a reader must know about them."""
-    predictions: dict[tuple[str, str], np.ndarray] = {}
-    notes: list[str] = []
-    for task in tasks:
-        best = max(runs[task.name], key=lambda seed: runs[task.name][seed]["score"])
-        splits = {(task.name, split): split for split in task.test_splits}
-        if task.name == "mnli":
-            splits["ax", "test"] = "ax"
-        for (name, split), written in splits.items():
-            path = _run_folder(config, task, best) / f"predictions-{written}.tsv"
-            if not path.is_file():
-                continue
-            values = read_predictions(path, task.labels)
-            if len(values) == TASKS[name].rows[split]:
-                predictions[name, split] = values
-            else:
-                notes.append(
-                    f"{name}/{split} has {len(values):,} of {TASKS[name].rows[split]:,} rows and "
-                    "is not the official test set; left out."
-                )
-    if not predictions:
-        return [*notes, "No submission: there is no official test set here."]
-    submission = write_submission(Path(config.output_dir) / "submission", TASKS, predictions)
-    notes.append(f"{submission.path} is ready for gluebenchmark.com.")
-    if submission.filled:
-        notes.append(
-            "Without a model, and so filled with the commonest class: "
-            f"{', '.join(submission.filled)}."
-        )
-    return notes
-
-
-def _report(
-    run: RunFolder, table: list[dict[str, object]], metrics: dict[str, float], notes: list[str]
-) -> None:
-    for row in table:
-        logger.info("%s", "  ".join(str(value) for value in row.values()))
-    for note in notes:
-        logger.info("%s", note)
-    figures = {name: metrics[name] for name in ("average_score", "degenerate_runs", "seconds")}
-    text = (
-        "Figures on the dev sets, over the seeds of each task. The score is the mean of a task's "
-        "metrics; the average is that of the tasks' median scores."
-    )
-    write_report(
-        run.path / "report.html",
-        title="GLUE",
-        sections=[
-            Section("Average", text, figures=figures),
-            Section("Tasks", table=table),
-            Section("Submission", "\n\n".join(notes)),
-        ],
-    )
+    job = finetune.Config(**settings)
+    if alone:
+        figures = finetune.run(job)
+    else:
+        use_own_device(Path(config.output_dir), config.workers)
+        with quiet():
+            figures = finetune.run(job)
+    name = TASKS[planned.task].metrics[0]
+    return f"{name} {figures[name]:.4f}"

@@ -11,7 +11,12 @@ from nlpapp.data.classification import EncodedExamples, evaluation_steps, read_c
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.predictions import PredictionFile
 from nlpapp.models.bert_size import BertSizeConfig
-from nlpapp.models.classifiers import local_folder, open_classifier, renamed_labels
+from nlpapp.models.classifiers import (
+    is_multi_label,
+    local_folder,
+    open_classifier,
+    renamed_labels,
+)
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits
 from nlpapp.objectives.classification import forward_logits
 from nlpapp.text.wordpiece import fingerprint, load_tokenizer
@@ -27,7 +32,7 @@ class Config:
     """Label the rows of a file with any classifier; the file needs no labels."""
 
     file: str
-    """TSV, CSV or JSONL file with named columns."""
+    """TSV, CSV, JSONL or parquet file; read a part at a time, so it may be of any size."""
     output_dir: str
     """Folder for predictions.tsv: index, label and the probability of each class, row by row."""
     model: str | None = None
@@ -38,9 +43,11 @@ class Config:
     size: BertSizeConfig = field(default_factory=BertSizeConfig)
     """Size of the random BERT where no model is given."""
     text_column: str | None = None
-    """Column of the text in file; absent: sentence, text, sentence1 or text_a."""
+    """Column of the text, by name or number from 1; absent: sentence, text, sentence1 or text_a."""
     text_pair_column: str | None = None
     """Column of the second text of a pair; absent: sentence2 or text_b, if text_column is too."""
+    header: bool = True
+    """The first line of TSV and CSV files names the columns; if not, give their numbers."""
     label_names: list[str] | None = None
     """Names for the model's classes, in its order, in place of its own."""
     max_seq_length: int = 128
@@ -69,11 +76,15 @@ def run(config: Config) -> dict[str, float]:
         config.file,
         text_column=config.text_column,
         text_pair_column=config.text_pair_column,
+        header=config.header,
         chunk_rows=config.chunk_rows,
     )
     path = run.path / "predictions.tsv"
     output = PredictionFile(
-        path, renamed_labels(model, config.label_names), prediction_column="label"
+        path,
+        renamed_labels(model, config.label_names),
+        multi_label=is_multi_label(model),
+        prediction_column="label",
     )
     rows = 0
     with output if run.is_main else nullcontext(), tqdm(unit="row", disable=not run.is_main) as bar:

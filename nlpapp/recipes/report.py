@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nlpapp.errors import ConfigError
+from nlpapp.errors import ConfigError, NlpappError
+from nlpapp.evaluation.classifier_sections import difference_section
+from nlpapp.evaluation.error_analysis import Texts, rows_of
 from nlpapp.evaluation.plots import describe, format_number, plot_run_comparison
+from nlpapp.evaluation.prediction_table import read_prediction_table
 from nlpapp.evaluation.report import (
+    PREDICTIONS,
     Section,
     run_sections,
     run_subtitle,
@@ -40,7 +44,7 @@ def run(config: Config) -> dict[str, float]:
     if others and config.output is None:
         raise ConfigError("a comparison belongs to no run's folder: say where with --output FILE")
     if config.output is None:
-        page = write_run_report(first.path)
+        page = write_run_report(first.path, texts=dev_texts(first))
     else:
         page = _write_elsewhere(runs, _page_path(config.output))
     print(f"wrote {page}")
@@ -54,7 +58,7 @@ def _write_elsewhere(runs: dict[str, RunRecord], page: Path) -> Path:
             sections = _comparison(runs, Path(plots))
             return write_report(page, title=f"Comparison of {', '.join(runs)}", sections=sections)
         (run,) = runs.values()
-        sections = run_sections(run, plots=Path(plots))
+        sections = run_sections(run, plots=Path(plots), texts=dev_texts(run))
         subtitle = run_subtitle(run)
         return write_report(page, title=run_title(run), subtitle=subtitle, sections=sections)
 
@@ -68,10 +72,52 @@ def _comparison(runs: dict[str, RunRecord], plots: Path) -> list[Section]:
     return [
         _metrics_section(runs),
         Section("What changed", "" if changed else same, table=changed, exact_titles=True),
+        *_changed_rows(runs),
         *([Section("Curves", image=curves)] if curves else []),
         Section("The runs", table=[_run_row(name, run) for name, run in runs.items()]),
         Section("Repeat them", code="\n".join(run.repeat_command() for run in runs.values())),
     ]
+
+
+def _changed_rows(runs: dict[str, RunRecord]) -> list[Section]:
+    """Return what two classifiers say differently of the same rows; nothing of other runs."""
+    if len(runs) != 2:
+        return []
+    tables = {name: read_prediction_table(run.path / PREDICTIONS) for name, run in runs.items()}
+    if None in tables.values():
+        return []
+    section = difference_section(tables, dev_texts(next(iter(runs.values()))))
+    return [section] if section is not None else []
+
+
+def dev_texts(run: RunRecord) -> Texts | None:
+    """Return the texts of a run's dev predictions, read again from where its options say.
+
+    None for commands without such predictions, and where the data is there no longer.
+    """
+    if not (run.path / PREDICTIONS).is_file():
+        return None
+    # Imported here because they need torch, which a page of curves does not.
+    from nlpapp.data.classification import read_examples
+    from nlpapp.data.classification_sets import SET_OPTIONS, read_sets
+    from nlpapp.data.glue_tasks import get_task, read_task
+
+    options = run.config
+    try:
+        if options.get("task") is not None:
+            task = get_task(options["task"])
+            split = options.get("split") or (*task.dev_splits, "test")[0]
+            examples = read_task(task, options["data_dir"], split)
+        elif options.get("file") is not None:
+            columns = ("text_column", "text_pair_column", "label_column", "header")
+            given = {name: options[name] for name in columns if name in options}
+            examples = read_examples(options["file"], **given)
+        else:
+            known = {name: options[name] for name in SET_OPTIONS if name in options}
+            examples = next(iter(read_sets(**known).dev.values()))
+    except (NlpappError, OSError, KeyError):
+        return None
+    return rows_of(examples.texts_a, examples.texts_b)
 
 
 def _run_row(name: str, run: RunRecord) -> dict[str, object]:

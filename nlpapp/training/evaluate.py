@@ -1,12 +1,13 @@
 """Evaluation over a whole data set, on all processes, without dropping or repeating an example."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather, pad_across_processes, reduce
+from tqdm.auto import tqdm
 
 from nlpapp.data.sampling import StepData
 from nlpapp.objectives.step import Batch, Objective
@@ -24,16 +25,20 @@ def evaluate_means(model: Any, objective: Objective, steps: StepData) -> dict[st
     sums: dict[str, list[float]] = {}
     carry = None
     with _evaluating(model, state.device), torch.inference_mode():
-        for step in range(steps.num_steps(0)):
-            ranks = {"rank": state.process_index, "world_size": state.num_processes}
-            for batch in steps.micro_batches(0, step, **ranks, accumulation=1):
+        for step in _shown(range(steps.num_steps(0)), state):
+            dealt = {"world_size": state.num_processes, "accumulation": 1}
+            own = steps.micro_batches(0, step, rank=state.process_index, **dealt)
+            # A process without an example runs those of the first, and counts nothing: the pieces
+            # of a sharded model are gathered by all processes together.
+            for batch in own or steps.micro_batches(0, step, rank=0, **dealt):
                 batch = to_device(batch, state.device)
                 output = objective(model, batch, objective.counts(batch), carry)
                 carry = output.carry
                 for name, (total, count) in output.metrics.items():
                     entry = sums.setdefault(name, [0.0, 0.0])
-                    entry[0] += float(total)
-                    entry[1] += float(count)
+                    if own:
+                        entry[0] += float(total)
+                        entry[1] += float(count)
     return objective.summary(means(sums))
 
 
@@ -67,26 +72,23 @@ def predict_rows(
     state = process_state()
     world_size, rank = state.num_processes, state.process_index
     num_steps = steps.num_steps(0)
-    # A process without a step of its own runs the first one to know the shape, and keeps no row.
-    own = list(range(rank, num_steps, world_size))
     parts: list[torch.Tensor] = []
     with _evaluating(model, state.device), torch.inference_mode():
-        for step in own or [0]:
+        for first in _shown(range(0, num_steps, world_size), state):
+            # A process without a step of its own runs the turn's first one and keeps no row: it
+            # has to know the shape, and a sharded model is gathered by all processes together.
+            step = first + rank if first + rank < num_steps else first
             (batch,) = steps.micro_batches(0, step, rank=0, world_size=1, accumulation=1)
             rows = forward(model, to_device(batch, state.device)).float()
-            parts.append(rows if own else rows[:0])
+            parts.append(rows if step == first + rank else rows[:0])
     if world_size == 1:
         return torch.cat(parts).cpu().numpy()
-    sizes = [len(part) for part in parts] if own else []
-    return _in_example_order(parts, sizes, num_steps, state)
+    return _in_example_order(parts, state, num_steps)
 
 
-def _in_example_order(
-    parts: list[torch.Tensor], sizes: list[int], num_steps: int, state: PartialState
-) -> np.ndarray:
-    most_steps = -(-num_steps // state.num_processes)
-    padded_sizes = torch.tensor(sizes + [0] * (most_steps - len(sizes)), device=state.device)
-    all_sizes = gather(padded_sizes).view(state.num_processes, most_steps).cpu()
+def _in_example_order(parts: list[torch.Tensor], state: PartialState, num_steps: int) -> np.ndarray:
+    sizes = torch.tensor([len(part) for part in parts], device=state.device)
+    all_sizes = gather(sizes).view(state.num_processes, -1).cpu()
     rows = pad_across_processes(torch.cat(parts), dim=0)
     all_rows = gather(rows).view(state.num_processes, -1, *rows.shape[1:]).cpu().numpy()
     offsets = np.concatenate(
@@ -97,6 +99,12 @@ def _in_example_order(
         turn, owner = divmod(step, state.num_processes)
         pieces.append(all_rows[owner, offsets[owner, turn] : offsets[owner, turn + 1]])
     return np.concatenate(pieces)
+
+
+def _shown(steps: range, state: PartialState) -> Iterable[int]:
+    """Show a bar on the main process where going over ``steps`` takes longer than a moment."""
+    hidden = not state.is_main_process
+    return tqdm(steps, desc="evaluating", leave=False, delay=2.0, disable=hidden)
 
 
 class _evaluating:  # noqa: N801 - used like a function

@@ -11,7 +11,6 @@ from nlpapp.data.classification import (
     Examples,
     check_trainable,
     evaluation_steps,
-    infer_label_names,
     read_chunks,
     read_examples,
 )
@@ -78,20 +77,6 @@ def test_missing_column_suggests_the_nearest(tmp_path):
     assert "no column 'gold'" in fault(path, label_column="gold")
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["b", "a", "b"], ("a", "b")),
-        (["10", "9", "0"], ("0", "9", "10")),
-        (["-1", "1", "0"], ("-1", "0", "1")),
-        (["10", "9", "x"], ("10", "9", "x")),
-        (["01", "1"], ("01", "1")),
-    ],
-)
-def test_inferred_labels_are_sorted(words, expected):
-    assert infer_label_names(words) == expected
-
-
 def test_labels_keep_a_given_order(tmp_path):
     path = table(tmp_path, "text\tlabel\na\tneg\nb\tpos\n")
     examples = read_examples(path, label_names=("pos", "neg"))
@@ -137,7 +122,7 @@ def test_empty_texts_are_counted_in_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         examples = read_examples(table(tmp_path, "text\tlabel\n\t1\nb\t0\n"))
     assert examples.texts_a == ["", "b"]
-    assert "1 of 2 rows have an empty text" in caplog.text
+    assert "1 of 2 rows have an empty text (lines 2)" in caplog.text
 
 
 def test_one_class_cannot_be_trained_on(tmp_path):
@@ -171,7 +156,7 @@ def test_encoding_agrees_with_the_tokenizer_called_row_by_row(tokenizer):
         assert encoded.input_ids[index].tolist() == expected["input_ids"]
         assert encoded.token_type_ids[index].tolist() == expected["token_type_ids"]
     assert encoded.lengths.tolist() == [10, 10]
-    assert encoded.num_at_limit == 2
+    assert encoded.truncated_share == 0.5  # The second row is 10 tokens long as it is.
 
 
 def test_encoding_in_parts_is_the_same(tokenizer, monkeypatch):
@@ -250,3 +235,35 @@ def test_real_chinese_reviews(shared_data):
     examples = read_examples(shared_data / "zh_book_review" / "dev.tsv")
     assert len(examples) == 8000
     assert examples.label_names == ("0", "1")
+
+
+def test_columns_by_number_with_and_without_a_header(tmp_path):
+    named = table(tmp_path, "1\tx\nfirst\tn\nsecond\tp\n")
+    examples = read_examples(named, text_column="1", label_column="2")
+    assert (examples.texts_a, examples.labels.tolist()) == (["first", "second"], [0, 1])
+    examples = read_examples(named, text_column="1", label_column="2", header=False)
+    assert examples.texts_a == ["1", "first", "second"]
+    assert examples.label_names == ("n", "p", "x")
+    (chunk,) = read_chunks(named, text_column="2", header=False, chunk_rows=9)
+    assert chunk.texts_a == ["x", "n", "p"]
+
+
+def test_premise_and_hypothesis_are_usual_columns(tmp_path):
+    path = table(tmp_path, "premise\thypothesis\tlabel\na\tb\t0\n")
+    examples = read_examples(path)
+    assert (examples.texts_a, examples.texts_b) == (["a"], ["b"])
+
+
+def test_several_labels_of_a_row(tmp_path):
+    path = table(tmp_path, "text\tlabel\na\tred, blue\nb\t\nc\tblue\n")
+    examples = read_examples(path, label_separator=",")
+    assert examples.multi_label
+    assert examples.label_names == ("blue", "red")
+    assert examples.labels.tolist() == [[1, 1], [0, 0], [1, 0]]
+    with pytest.raises(DataError, match="line 2: label 'red' is not one of 'blue', 'green'"):
+        read_examples(path, label_separator=",", label_names=("blue", "green"))
+    same = table(tmp_path, "text\tlabel\na\tred,blue\nb\tblue,red\n")
+    with pytest.raises(DataError, match="all 2 rows have the label 'blue, red'"):
+        check_trainable(read_examples(same, label_separator=","))
+    encoded = [[1.0, 1.0], [1.0, 1.0]]
+    assert read_examples(same, label_separator=",").labels.tolist() == encoded

@@ -1,3 +1,6 @@
+import logging
+
+import numpy as np
 import pytest
 
 from nlpapp.data.classification_sets import read_sets, usual_metrics
@@ -58,7 +61,10 @@ def test_dev_needs_labels(files):
     [
         ({}, "either --task"),
         ({"task": "sst2", "train_file": "x"}, "either --task"),
-        ({"train_file": "x"}, "needs --dev_file"),
+        ({"train_file": "x", "dev_file": "x", "dev_share": 0.1}, "leave it out with --dev_file"),
+        ({"train_file": "x", "regression": True, "label_separator": ","}, "one score a row"),
+        ({"task": "sst2", "data_dir": GLUE, "dev_share": 0.1}, "leave out the options"),
+        ({"task": "sst2", "data_dir": GLUE, "header": False}, "leave out the options"),
         ({"train_file": "x", "dev_file": "x", "data_dir": "y"}, "--data_dir goes with --task"),
         ({"task": "sst2"}, "needs --data_dir"),
         ({"task": "sst2", "data_dir": GLUE, "regression": True}, "leave out the options"),
@@ -98,3 +104,45 @@ def test_metrics_of_own_tasks():
     assert usual_metrics(()) == ("pearson", "spearmanr", "mean_squared_error")
     assert usual_metrics("ab") == ("accuracy", "f1")
     assert usual_metrics("abc") == ("accuracy", "f1_macro")
+
+
+def test_without_a_dev_file_rows_of_train_choose(files, caplog):
+    rows = "".join(f"text {index}\t{'np'[index % 4 == 0]}\n" for index in range(40))
+    path = files / "many.tsv"
+    path.write_text("text\tlabel\n" + rows, encoding="utf-8")
+    with caplog.at_level(logging.INFO):
+        sets = read_sets(train_file=str(path))
+    assert "no dev_file: 4 rows" in caplog.text
+    assert np.bincount(sets.dev["dev"].labels).tolist() == [3, 1]
+    texts = sets.train.texts_a + sets.dev["dev"].texts_a
+    assert sorted(texts) == sorted(f"text {index}" for index in range(40))
+    again = read_sets(train_file=str(path), seed=42)
+    assert again.dev["dev"].texts_a == sets.dev["dev"].texts_a
+    other = read_sets(train_file=str(path), seed=43, dev_share=0.5)
+    assert np.bincount(other.dev["dev"].labels).tolist() == [15, 5]
+
+
+def test_rows_in_dev_and_train_are_counted(files, caplog):
+    (files / "dev.tsv").write_text("text\tlabel\na\tn\nnew\tp\nb \tn\n", encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        own(files, test_file=str(files / "test.tsv"))
+    assert "2 of 3 rows of dev are also in train, 66.7 %" in caplog.text
+    assert "of test" not in caplog.text
+
+
+def test_several_labels_of_a_row(files):
+    for name in ("train", "dev"):
+        (files / f"{name}.tsv").write_text("text\tlabel\nx\tr b\ny\t\n", encoding="utf-8")
+    sets = own(files, label_separator=" ")
+    assert sets.dev["dev"].labels.tolist() == [[1, 1], [0, 0]]
+    assert sets.metrics == ("f1_micro", "f1_macro", "accuracy")
+    assert "2 classes, of which a row may have several: 1.00 on average in dev" in sets.describe()
+
+
+def test_real_chinese_reviews_by_number(shared_data):
+    sets = read_sets(
+        train_file=str(shared_data / "zh_book_review" / "dev.tsv"),
+        text_column="2",
+        label_column="1",
+    )
+    assert (len(sets.train), len(sets.dev["dev"])) == (7200, 800)

@@ -106,7 +106,14 @@ def test_broken_rows_of_qqp_are_left_out_and_counted(tmp_path, caplog):
 def test_partial_set_is_allowed_with_both_counts(caplog):
     with caplog.at_level(logging.WARNING):
         read_task(TASKS["sst2"], SAMPLE, "dev")
-    assert "holds 32 of the 872 rows" in caplog.text
+    assert "holds 32 rows, the official dev set of sst2 872" in caplog.text
+
+
+def test_more_rows_than_the_official_set_are_named_too(tmp_path, caplog):
+    put(tmp_path, "WNLI/dev.tsv", "sentence1\tsentence2\tlabel\n" + "a\tb\t1\n" * 72)
+    with caplog.at_level(logging.WARNING):
+        read_task(TASKS["wnli"], tmp_path, "dev")
+    assert "holds 72 rows, the official dev set of wnli 71" in caplog.text
 
 
 def test_unknown_label_names_the_line(tmp_path):
@@ -121,6 +128,13 @@ def test_absent_folder_file_and_split_say_what_to_give(tmp_path):
     put(tmp_path, "SST-2/dev.tsv", "")
     with pytest.raises(DataError, match="no CoLA/dev.tsv, nor cola/validation.*there: SST-2"):
         read_task(TASKS["cola"], tmp_path, "dev")
+    with pytest.raises(DataError, match="no RTE/train.tsv") as error:
+        read_task(TASKS["rte"], tmp_path, "train")
+    assert "does not look like GLUE" not in str(error.value)
+    with pytest.raises(DataError, match=f"give the folder above it.*--data_dir {tmp_path}"):
+        read_task(TASKS["sst2"], tmp_path / "SST-2", "dev")
+    with pytest.raises(DataError, match="It does not look like GLUE"):
+        read_task(TASKS["rte"], tmp_path / "SST-2", "train")
     with pytest.raises(ConfigError, match="no split 'dev'; there are train, dev_matched"):
         read_task(TASKS["mnli"], tmp_path, "dev")
 

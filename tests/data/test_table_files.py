@@ -1,10 +1,12 @@
 import csv
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from nlpapp.data.table_files import open_table
-from nlpapp.errors import DataError
+from nlpapp.errors import ConfigError, DataError
 
 
 def write(folder, name, content):
@@ -151,3 +153,65 @@ def test_missing_column_lists_those_there_and_the_nearest(tmp_path):
 
 def test_repeated_column_is_refused(tmp_path):
     assert "names column 'a' more than once" in message(write(tmp_path, "a.tsv", "a\tb\ta\n"))
+
+
+def test_parquet_rows_become_text_in_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr("nlpapp.data.table_files.PARQUET_BATCH_ROWS", 2)
+    path = tmp_path / "a.parquet"
+    rows = {"text": ["a", "b\tc", None], "label": [1, 0, 1], "score": [0.5, 1.0, None]}
+    pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    table = open_table(path)
+    assert table.columns == ("text", "label", "score")
+    assert list(table.rows) == [
+        (1, ["a", "1", "0.5"]),
+        (2, ["b\tc", "0", "1.0"]),
+        (3, ["", "1", ""]),
+    ]
+
+
+def test_parquet_that_is_none_or_cut_short(tmp_path):
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), path)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert f"{path}: not a sound parquet file" in message(path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_lists_are_joined_or_refused(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    rows = [{"text": "a", "labels": ["x", "y"]}, {"text": "b", "labels": []}]
+    if kind == "jsonl":
+        write(tmp_path, path.name, "".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert [values for _, values in read(path, list_separator=";")] == [["a", "x;y"], ["b", ""]]
+    assert "line 1: the value of 'labels' is a list" in message(path)
+    with pytest.raises(ConfigError, match="header false is for TSV and CSV"):
+        open_table(path, header=False)
+
+
+@pytest.mark.parametrize(("name", "break_"), [("a.tsv", "\t"), ("a.csv", ",")])
+def test_without_a_header_columns_are_numbers(tmp_path, name, break_):
+    path = write(tmp_path, name, f"x{break_}y\nz{break_}w\n")
+    table = open_table(path, header=False)
+    assert table.columns == ("1", "2")
+    assert list(table.rows) == [(1, ["x", "y"]), (2, ["z", "w"])]
+
+
+def test_a_column_is_found_by_name_before_number(tmp_path):
+    table = open_table(write(tmp_path, "a.tsv", "text\t1\nx\ty\n"))
+    assert [table.position(column) for column in ("text", "1", "2")] == [0, 1, 1]
+    assert "2" in table
+    for column in ("3", "0", "label"):
+        assert column not in table
+        with pytest.raises(DataError, match=f"there is no column '{column}'"):
+            table.position(column)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "guess"),
+    [("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE"), ("utf-16", "UTF-16"), ("latin1", "")],
+)
+def test_other_encodings_are_recognised(tmp_path, encoding, guess):
+    path = write(tmp_path, "a.tsv", "text\tlabel\ncaf\xe9\t1\n".encode(encoding))
+    assert f"iconv -f {guess or 'LATIN1'} -t UTF-8" in message(path)

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -17,16 +18,19 @@ from nlpapp.evaluation.metrics import (
     mean_score,
 )
 
+RECORDED = Path(__file__).parents[1] / "golden" / "glue_compute_metrics.json"
 WITNESSES = {
     "accuracy": lambda p, r: sklearn.metrics.accuracy_score(r, p),
     "f1": lambda p, r: sklearn.metrics.f1_score(r, p),
+    "f1_micro": lambda p, r: sklearn.metrics.f1_score(r, p, average="micro"),
     "f1_macro": lambda p, r: sklearn.metrics.f1_score(r, p, average="macro"),
     "matthews_correlation": lambda p, r: sklearn.metrics.matthews_corrcoef(r, p),
     "pearson": lambda p, r: scipy.stats.pearsonr(p, r).statistic,
     "spearmanr": lambda p, r: scipy.stats.spearmanr(p, r).statistic,
     "mean_squared_error": lambda p, r: sklearn.metrics.mean_squared_error(r, p),
 }
-OF_CLASSES = ("accuracy", "f1_macro", "matthews_correlation")
+OF_CLASSES = ("accuracy", "f1_macro", "f1_micro", "matthews_correlation")
+OF_SETS = ("accuracy", "f1_macro", "f1_micro")
 
 
 def rows(seed, classes, size):
@@ -79,6 +83,44 @@ def test_constant_predictions_score_zero(name):
     references = np.array([0, 1, 1, 0, 1, 0, 0])
     constant = np.full(7, 0.1) if name in ("pearson", "spearmanr") else np.zeros(7, np.int64)
     assert FUNCTIONS[name](constant, references) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", OF_SETS)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_sets_of_classes_equal_scikit_learn(name, seed):
+    rng = np.random.default_rng(seed)
+    references = (rng.random((200, 4)) < 0.3).astype(np.int64)
+    predictions = np.where(rng.random((200, 4)) < 0.8, references, 1 - references)
+    predictions[:, 3] = references[:, 3] = 0  # a class on neither side
+    value = compute_metrics([name], predictions, references)[name]
+    assert value == pytest.approx(WITNESSES[name](predictions, references), abs=1e-12)
+
+
+@pytest.mark.parametrize("label", range(4))
+def test_f1_of_a_class_equals_scikit_learn(label):
+    predictions, references = rows(7, 3, 300)
+    expected = sklearn.metrics.f1_score(
+        references, predictions, labels=[label], average="macro", zero_division=0.0
+    )
+    module = load_metric("f1")
+    value = module.compute(predictions=predictions, references=references, pos_label=label)
+    assert value == {"f1": pytest.approx(expected, abs=1e-12)}
+    assert (label == 3) == (expected == 0)
+
+
+@pytest.mark.parametrize("case", json.loads(RECORDED.read_text())["cases"])
+def test_figures_equal_transformers_4(case):
+    """glue_compute_metrics of transformers 4.33.0, recorded on random cases."""
+    names = {"mcc": "matthews_correlation", "acc": "accuracy", "mnli/acc": "accuracy"}
+    predictions, references = np.array(case["predictions"]), np.array(case["references"])
+    for theirs, value in case["figures"].items():
+        if theirs in ("acc_and_f1", "corr"):
+            both = ["accuracy", "f1"] if theirs == "acc_and_f1" else ["pearson", "spearmanr"]
+            ours = mean_score(compute_metrics(both, predictions, references), both)
+        else:
+            ours = FUNCTIONS[names.get(theirs, theirs)](predictions, references)
+        assert ours == pytest.approx(value, abs=1e-12), theirs
 
 
 def test_small_cases_by_hand():
@@ -136,6 +178,8 @@ def test_modules_write_nothing(tmp_path):
 def test_decisions():
     assert decide(np.array([[0.1, 2.0], [3.0, -1.0]])).tolist() == [1, 0]
     assert decide(np.array([[0.1], [3.0]])).tolist() == [0.1, 3.0]
+    several = decide(np.array([[0.1, 2.0], [-3.0, 0.0]]), multi_label=True)
+    assert several.tolist() == [[1, 1], [0, 0]]
 
 
 def test_score_of_a_task_is_the_mean_of_its_metrics():

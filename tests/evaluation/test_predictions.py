@@ -107,3 +107,23 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_sets_of_classes(tmp_path):
+    logits = np.array([[2.0, -1.0], [-0.5, -1.0], [3.0, 3.5]], dtype=np.float32)
+    labels = np.array([[1, 0], [0, 1], [1, 1]], dtype=np.float32)
+    values = score_with_intervals(logits, labels, ["accuracy", "f1_micro"], seed=0)
+    expected = functional.binary_cross_entropy_with_logits(
+        torch.tensor(logits), torch.tensor(labels)
+    )
+    assert values["loss"] == pytest.approx(expected.item(), rel=1e-6)
+    assert values["accuracy"] == pytest.approx(2 / 3)
+    assert values["f1_micro"] == pytest.approx(6 / 7)
+    assert values["accuracy_low"] <= values["accuracy"] <= values["accuracy_high"]
+    assert values["degenerate"] == 0.0
+    assert score_logits(np.ones_like(logits), labels, ["accuracy"])["degenerate"] == 1.0
+    write_predictions(tmp_path / "p.tsv", logits, ("a", "b"), labels, multi_label=True)
+    rows = cells(tmp_path / "p.tsv")
+    assert rows[0] == ["index", "labels", "predictions", "probability_a", "probability_b"]
+    assert [row[1:3] for row in rows[1:]] == [["a", "a"], ["b", ""], ["a, b", "a, b"]]
+    assert float(rows[1][3]) == pytest.approx(torch.tensor(2.0).sigmoid().item(), abs=1e-6)

@@ -2,12 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
-from sklearn.metrics import confusion_matrix
 
 from nlpapp.errors import DataError
-from nlpapp.evaluation.report import confusion_counts, write_run_report
+from nlpapp.evaluation.report import write_run_report
 from tests.evaluation.test_page import Page, assert_self_contained
 
 
@@ -49,7 +47,7 @@ def test_run_report_shows_figures_curves_confusion_configuration_and_command(run
     text = write_run_report(run_folder).read_text(encoding="utf-8")
     page = assert_self_contained(text)
     seen = "".join(page.text)
-    assert page.tags.count("img") == 2
+    assert page.tags.count("img") == 3
     for expected in (
         "finetune: sst2",
         "2 processes",
@@ -57,6 +55,7 @@ def test_run_report_shows_figures_curves_confusion_configuration_and_command(run
         "0.8125",
         "Training curves",
         "Confusion matrix",
+        "Calibration",
         "train_file: <b>train</b>.tsv",
         "max_steps: 2",
         "2.13.0",
@@ -131,9 +130,10 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         write_run_report(tmp_path)
 
 
-def test_confusion_counts_equal_scikit_learn():
-    rng = np.random.default_rng(0)
-    names = np.array(["c", "a", "b"])
-    labels, predictions = names[rng.integers(3, size=60)], names[rng.integers(3, size=60)]
-    matrix = confusion_counts(labels.tolist(), predictions.tolist(), names.tolist())
-    np.testing.assert_array_equal(matrix, confusion_matrix(labels, predictions, labels=names))
+def test_texts_add_what_fails_by_length_and_the_hardest_rows(run_folder):
+    assert "Hardest" not in write_run_report(run_folder).read_text(encoding="utf-8")
+    texts = [("fine",), ("rather <b>good</b>",), ("awful",)]
+    text = write_run_report(run_folder, texts=texts).read_text(encoding="utf-8")
+    page = assert_self_contained(text)
+    assert ["1", "rather <b>good</b>", "good", "bad", "good 0.200, bad 0.800"] in page.rows
+    assert ["18 to 18", "1", "0"] in page.rows

@@ -2,8 +2,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from nlpapp.evaluation.metrics import FUNCTIONS
-from nlpapp.evaluation.statistics import bootstrap_interval, bootstrap_metrics, over_seeds
+from nlpapp.evaluation.metrics import FUNCTIONS, accuracy
+from nlpapp.evaluation.statistics import (
+    bootstrap_interval,
+    bootstrap_metrics,
+    bootstrap_over_seeds,
+    over_seeds,
+)
 
 
 def rows(size, right):
@@ -59,3 +64,24 @@ def test_over_seeds_by_hand():
     values = over_seeds([1.0, 2.0, 6.0])
     assert values == {"median": 2.0, "mean": 3.0, "std": pytest.approx(7**0.5), "best": 6.0}
     assert over_seeds([0.5]) == {"median": 0.5, "mean": 0.5, "std": 0.0, "best": 0.5}
+
+
+def test_interval_over_seeds_is_that_of_rows_where_seeds_agree():
+    rng = np.random.default_rng(3)
+    references = rng.integers(0, 2, 200)
+    predictions = np.where(rng.random(200) < 0.8, references, 1 - references)
+    low, high = bootstrap_over_seeds(accuracy, np.tile(predictions, (4, 1)), references, seed=1)
+    share = (predictions == references).mean()
+    half = 1.96 * np.sqrt(share * (1 - share) / 200)  # the binomial's normal approximation
+    assert low == pytest.approx(share - half, abs=0.015)
+    assert high == pytest.approx(share + half, abs=0.015)
+
+
+def test_interval_over_seeds_holds_the_spread_of_seeds():
+    references = np.zeros(50, dtype=np.int64)
+    # Rows leave no chance: each run is right on all or on none.
+    predictions = np.stack([references, references + 1])
+    low, high = bootstrap_over_seeds(accuracy, predictions, references, seed=1)
+    assert (low, high) == (0.0, 1.0)
+    again = bootstrap_over_seeds(accuracy, predictions, references, seed=1)
+    assert again == (low, high)

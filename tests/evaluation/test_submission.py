@@ -7,6 +7,7 @@ import pytest
 from nlpapp.data.glue_tasks import TASKS
 from nlpapp.errors import DataError
 from nlpapp.evaluation.submission import write_submission
+from tests.evaluation.glue_server import problems
 
 FILES = ["AX", "CoLA", "MNLI-m", "MNLI-mm", "MRPC", "QNLI", "QQP", "RTE", "SST-2", "STS-B", "WNLI"]
 
@@ -72,3 +73,46 @@ def test_the_same_predictions_give_the_same_bytes(tmp_path):
     predictions = {("wnli", "test"): np.zeros(146, np.int64)}
     first = write_submission(tmp_path / "a", TASKS, predictions).path.read_bytes()
     assert write_submission(tmp_path / "b", TASKS, predictions).path.read_bytes() == first
+
+
+def all_predictions(seed):
+    rng = np.random.default_rng(seed)
+    return {
+        (task.name, split): rng.normal(2.5, 3, task.rows[split])
+        if task.regression
+        else rng.integers(0, len(task.labels), task.rows[split])
+        for task in TASKS.values()
+        for split in task.server_files
+    }
+
+
+def test_the_server_takes_all_eleven_files(tmp_path):
+    whole = write_submission(tmp_path / "whole", TASKS, all_predictions(0))
+    assert whole.filled == ()
+    assert problems(whole.path) == []
+    assert problems(write_submission(tmp_path / "filled", TASKS, {}).path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "expected"),
+    [
+        ("WNLI.tsv", lambda text: None, "WNLI.tsv: missing"),
+        ("wnli.tsv", lambda text: "x", "wnli.tsv: unexpected"),
+        ("RTE.tsv", lambda text: text.replace("index", "id", 1), "RTE.tsv: header"),
+        ("RTE.tsv", lambda text: text + "3000\tentailment\n", "RTE.tsv: 3001 rows"),
+        ("AX.tsv", lambda text: text.replace("\n7\t", "\n8\t", 1), "AX.tsv: row 7"),
+        ("AX.tsv", lambda text: text.replace("contradiction", "no", 1), "AX.tsv: answer 'no'"),
+        ("STS-B.tsv", lambda text: text.replace("2.701", "5.1", 1), "STS-B.tsv: answer '5.1'"),
+    ],
+)
+def test_the_checker_finds_what_the_server_refuses(tmp_path, name, change, expected):
+    sound = write_submission(tmp_path / "sound", TASKS, {}).path
+    with zipfile.ZipFile(sound) as archive:
+        contents = {entry: archive.read(entry).decode() for entry in archive.namelist()}
+    contents[name] = change(contents.get(name, ""))
+    with zipfile.ZipFile(tmp_path / "broken.zip", "w") as archive:
+        for entry, text in contents.items():
+            if text is not None:
+                archive.writestr(entry, text)
+    (found,) = problems(tmp_path / "broken.zip")
+    assert found.startswith(expected)

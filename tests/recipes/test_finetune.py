@@ -1,15 +1,23 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import sklearn.metrics
 import torch
 from transformers import (
+    AlbertConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BertConfig,
+    DebertaConfig,
+    DebertaV2Config,
     DistilBertConfig,
     DistilBertModel,
+    ElectraConfig,
+    ModernBertConfig,
     RobertaConfig,
     RobertaForMaskedLM,
     pipeline,
@@ -17,7 +25,9 @@ from transformers import (
 
 from nlpapp.errors import ConfigError, DataError
 from nlpapp.models.bert_size import BertSizeConfig
-from nlpapp.recipes import finetune
+from nlpapp.models.classifier_heads import HeadConfig
+from nlpapp.objectives.classification import ClassificationLossConfig
+from nlpapp.recipes import evaluate, finetune, predict
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.optimizers import OptimizerConfig
 from tests.conftest import REPOSITORY
@@ -26,6 +36,26 @@ GLUE = str(REPOSITORY / "data" / "sample" / "glue")
 SIZE = BertSizeConfig(
     num_layers=1, hidden_size=16, num_heads=2, max_position_embeddings=40, dropout=0.0
 )
+
+
+SHAPE = {
+    **{"vocab_size": 80, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    **{"intermediate_size": 32, "max_position_embeddings": 40, "pad_token_id": 0},
+    "initializer_range": 0.1,
+}
+DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+BACKBONES = {
+    "bert": BertConfig(**SHAPE),
+    "roberta": RobertaConfig(**SHAPE, type_vocab_size=1),
+    "albert": AlbertConfig(**SHAPE, embedding_size=8),
+    "electra": ElectraConfig(**SHAPE, embedding_size=8),
+    "deberta": DebertaConfig(**SHAPE, **DISENTANGLED),
+    "deberta-v2": DebertaV2Config(**SHAPE, **DISENTANGLED),
+    "modernbert": ModernBertConfig(**SHAPE, cls_token_id=2, sep_token_id=3),
+    "distilbert": DistilBertConfig(
+        vocab_size=80, dim=16, n_layers=1, n_heads=2, hidden_dim=32, initializer_range=0.1
+    ),
+}
 
 
 RUN_FILES = (
@@ -172,33 +202,154 @@ def test_another_tokenizer_is_refused(trained, files, tmp_path):
         finetune.run(config)
 
 
-@pytest.mark.parametrize("name", ["roberta", "distilbert"])
+@pytest.mark.parametrize("name", BACKBONES)
 def test_any_transformers_backbone(name, files, tiny_tokenizer_folder, tmp_path):
     torch.manual_seed(0)
-    if name == "roberta":
-        config = RobertaConfig(
-            vocab_size=80,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=32,
-            max_position_embeddings=40,
-            type_vocab_size=1,
-            pad_token_id=0,
-            initializer_range=0.1,
-        )
-        backbone = RobertaForMaskedLM(config)
-    else:
-        config = DistilBertConfig(
-            vocab_size=80, dim=16, n_layers=1, n_heads=2, hidden_dim=32, initializer_range=0.1
-        )
-        backbone = DistilBertModel(config)
+    backbone = AutoModel.from_config(BACKBONES[name])
     backbone.save_pretrained(tmp_path / "backbone")
     model = str(tmp_path / "backbone")
-    config = own(files, tiny_tokenizer_folder, tmp_path / "run", model=model)
-    assert finetune.run(config)["accuracy"] >= 0.9
+    options = {"model": model, "training": training(max_steps=3)}
+    metrics = finetune.run(own(files, tiny_tokenizer_folder, tmp_path / "run", **options))
+    # Transformers reads the saved model, and its loss on dev is the one that was reported.
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
     assert loaded.config.model_type == name
+    assert loaded.config.id2label == {0: "bad", 1: "good"}
+    rows = rows_of(files / "dev.tsv")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    batch = tokenizer(
+        [row["sentence"] for row in rows],
+        padding=True,
+        return_tensors="pt",
+        return_token_type_ids=False,
+    )
+    labels = torch.tensor([loaded.config.label2id[row["label"]] for row in rows])
+    with torch.no_grad():
+        loss = loaded(**batch, labels=labels).loss
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-4)
+
+
+OPTIONS = {
+    "label smoothing and weights": {
+        "loss": ClassificationLossConfig(label_smoothing=0.1, class_weights="balanced")
+    },
+    "R-Drop and FGM": {
+        "dropout": 0.1,
+        "loss": ClassificationLossConfig(r_drop=0.5, adversarial=0.01),
+        "training": training(num_epochs=6),
+    },
+    "head and layers": {
+        "dropout": 0.1,
+        "head": HeadConfig(multi_sample_dropout=4, reinitialize_layers=1),
+    },
+    "token budget": {"tokens_per_batch": 160},
+    "layer decay": {
+        "size": replace(SIZE, num_layers=2),
+        "training": training(
+            optimizer=OptimizerConfig(learning_rate=1e-2, layer_decay=0.9), num_epochs=4
+        ),
+    },
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_still_learn(name, files, tiny_tokenizer_folder, tmp_path):
+    config = own(files, tiny_tokenizer_folder, tmp_path / "run", **OPTIONS[name])
+    assert finetune.run(config)["accuracy"] >= 0.9
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    assert loaded.config.num_labels == 2
+
+
+def test_search_for_the_learning_rate(files, tiny_tokenizer_folder, tmp_path):
+    config = own(files, tiny_tokenizer_folder, tmp_path / "run", find_learning_rate=True)
+    metrics = finetune.run(config)
+    assert 1e-4 < metrics["suggested_learning_rate"] < 0.3
+    assert (tmp_path / "run" / "plots" / "learning-rate.png").stat().st_size > 0
+    assert not (tmp_path / "run" / "model").exists()
+    assert finetune.run(config) == metrics
+
+
+def test_rows_with_several_labels(tiny_tokenizer_folder, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = {"cat": ["pet"], "bird": ["pet", "flies"], "river": [], "hill": ["high"]}
+    rows = [
+        json.dumps({"text": f"{'the ' * int(rng.integers(1, 6))}{word} .", "labels": labels[word]})
+        for word in rng.choice(list(labels), size=300)
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows[:260]) + "\n")
+    (tmp_path / "test.jsonl").write_text("\n".join(rows[260:]) + "\n")
+    config = finetune.Config(
+        output_dir=str(tmp_path / "run"),
+        tokenizer=str(tiny_tokenizer_folder),
+        size=replace(SIZE, initializer_range=0.1),
+        train_file=str(tmp_path / "train.jsonl"),
+        test_file=str(tmp_path / "test.jsonl"),
+        label_column="labels",
+        label_separator=",",
+        max_seq_length=16,
+        batch_size=16,
+        training=training(num_epochs=8),
+    )
+    metrics = finetune.run(config)
+    assert metrics["test_f1_micro"] >= 0.95
+    assert metrics["degenerate"] == 0.0
+    rows = rows_of(tmp_path / "run" / "predictions-test.tsv")
+    assert set(rows[0]) >= {"labels", "predictions", "probability_flies"}
+    model = str(tmp_path / "run" / "model")
+    classify = pipeline("text-classification", model, device="cpu", top_k=None)
+    answers = {answer["label"]: answer["score"] for answer in classify(["the the bird ."])[0]}
+    assert answers["pet"] > 0.5 > answers["high"]
+    assert answers["flies"] > 0.5
+    given = {"model": model, "file": str(tmp_path / "test.jsonl"), "max_seq_length": 16}
+    options = given | {"label_column": "labels"}
+    scored = evaluate.run(
+        evaluate.Config(output_dir=str(tmp_path / "scored"), label_separator=",", **options)
+    )
+    assert scored["f1_micro"] == metrics["test_f1_micro"]
+    with pytest.raises(ConfigError, match="say what stands between them"):
+        evaluate.run(evaluate.Config(output_dir=str(tmp_path / "none"), **options))
+    predict.run(predict.Config(output_dir=str(tmp_path / "predicted"), **given))
+    answers = rows_of(tmp_path / "predicted" / "predictions.tsv")
+    assert [row["labels"] for row in answers] == [row["predictions"] for row in rows]
+
+
+def test_truncated_rows_are_reported(files, tiny_tokenizer_folder, tmp_path):
+    (tmp_path / "long.tsv").write_text("sentence\tlabel\n" + "a a a a a a a\tbad\na\tgood\n" * 4)
+    config = own(
+        files,
+        tiny_tokenizer_folder,
+        tmp_path / "run",
+        train_file=str(tmp_path / "long.tsv"),
+        max_seq_length=8,
+        training=training(max_steps=1),
+    )
+    assert finetune.run(config)["truncated_share"] == 0.5
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "50.0 % of rows are longer than max_seq_length 8 and were cut" in log
+
+
+def test_a_head_of_other_classes_starts_anew_and_says_so(trained, tiny_tokenizer_folder, tmp_path):
+    output, _, _ = trained
+    rows = [f"the cat\t{label}" for label in ("x", "y", "z")]
+    (tmp_path / "three.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    options = {"model": str(output / "model"), "training": training(max_steps=1)}
+    data = {name: str(tmp_path / "three.tsv") for name in ("train_file", "dev_file")}
+    finetune.run(own(tmp_path, tiny_tokenizer_folder, tmp_path / "run", **options, **data))
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "its classes are bad, good; the data's are x, y, z. A new head starts" in log
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert list(config["id2label"].values()) == ["x", "y", "z"]
+
+
+def test_a_degenerate_run_is_repeated_with_another_seed(tiny_tokenizer_folder, tmp_path):
+    rows = [f"the same film\t{label}" for label in ("bad", "good") * 8]
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    config = own(tmp_path, tiny_tokenizer_folder, tmp_path / "run", repeat_degenerate=2)
+    assert finetune.run(config)["degenerate"] == 1.0  # Nobody can tell these rows apart.
+    for folder, seed in {".": 42, "seed-1042": 1042, "seed-2042": 2042}.items():
+        run = tmp_path / "run" / folder
+        assert json.loads((run / "metrics.json").read_text())["degenerate"] == 1.0
+        assert json.loads((run / "environment.json").read_text())["seed"] == seed
 
 
 @pytest.mark.parametrize("task", ["stsb", "mrpc"])

@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from nlpapp.errors import ConfigError, DataError
+from nlpapp.evaluation.predictions import write_predictions
+from nlpapp.evaluation.run_record import read_run
 from nlpapp.recipes import report
+from tests.conftest import REPOSITORY
 from tests.evaluation.test_page import Page, assert_self_contained
 
 
@@ -91,6 +95,64 @@ def test_equal_folder_names_are_told_apart(tmp_path):
     report.run(report.Config(runs=runs, output=str(output)))
     page = Page(output.read_text(encoding="utf-8"))
     assert ["figure", "left/model", "right/model"] in page.rows
+
+
+def add_predictions(folder, config, said):
+    """Make a classifier's run of ``folder``: its options, and what it ``said`` of four rows."""
+    (folder / "config.yaml").write_text(config, encoding="utf-8")
+    logits = np.array([[0.0, 1.0] if word == "yes" else [1.0, 0.0] for word in said])
+    labels = np.array([1, 0, 1, 0])
+    write_predictions(folder / "predictions-dev.tsv", logits, ("no", "yes"), labels)
+
+
+@pytest.fixture
+def classifiers(runs, tmp_path):
+    rows = [("good film", "yes"), ("bad film", "no"), ("fine film", "yes"), ("dull film", "no")]
+    text = "".join(f"{sentence}\t{label}\n" for sentence, label in rows)
+    data = tmp_path / "dev.tsv"
+    data.write_text("sentence\tlabel\n" + text, encoding="utf-8")
+    config = f"train_file: {data}\ndev_file: {data}\nseed: 1\n"
+    add_predictions(tmp_path / "runs" / "slow_ms", config, ["yes", "no", "no", "yes"])
+    add_predictions(tmp_path / "runs" / "fast", f"file: {data}\n", ["yes", "yes", "yes", "yes"])
+    return runs
+
+
+@pytest.mark.parametrize("order", [0, 1])  # finetune's options name the texts, or evaluate's
+def test_two_classifiers_are_compared_row_by_row(classifiers, tmp_path, order):
+    chosen = classifiers[::-1] if order else classifiers
+    report.run(report.Config(runs=chosen, output=str(tmp_path / "c.html")))
+    page = assert_self_contained((tmp_path / "c.html").read_text(encoding="utf-8"))
+    assert "Rows on which the two differ" in "".join(page.text)
+    (bad,) = [row for row in page.rows if "bad film" in row]
+    assert bad[:4] == ["1", "bad film", "no", "slow_ms"]
+    (fine,) = [row for row in page.rows if "fine film" in row]
+    assert fine[:4] == ["2", "fine film", "yes", "fast"]
+    assert not any("good film" in row or "dull film" in row for row in page.rows)
+
+
+def test_a_report_reads_the_texts_again_and_does_without_them(classifiers, tmp_path):
+    folder = tmp_path / "runs" / "fast"
+    report.run(report.Config(runs=[str(folder)]))
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    (worst,) = [row for row in page.rows if "bad film" in row]
+    assert worst[2:4] == ["no", "yes"]
+    (tmp_path / "dev.tsv").unlink()
+    report.run(report.Config(runs=[str(folder)]))
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Hardest examples" not in text
+    assert "Calibration" in text
+
+
+def test_a_glue_task_is_found_in_its_folder(runs, tmp_path):
+    data = REPOSITORY / "data" / "sample" / "glue"
+    folder = tmp_path / "runs" / "fast"
+    (folder / "config.yaml").write_text(f"task: mrpc\ndata_dir: {data}\n", encoding="utf-8")
+    assert report.dev_texts(read_run(folder)) is None  # no predictions
+    write_predictions(folder / "predictions-dev.tsv", np.eye(2), ("no", "yes"), np.array([0, 1]))
+    texts = report.dev_texts(read_run(folder))
+    lines = (data / "MRPC" / "dev.tsv").read_text(encoding="utf-8-sig").splitlines()
+    assert len(texts) == len(lines) - 1
+    assert texts[3] == tuple(lines[4].split("\t")[3:5])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""The figures of GLUE over tasks, settings and seeds: what to print, and how far to trust it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nlpapp.evaluation.metrics import FUNCTIONS
+from nlpapp.evaluation.prediction_table import PredictionTable
+from nlpapp.evaluation.published_glue import PUBLISHED
+from nlpapp.evaluation.statistics import bootstrap_over_seeds, over_seeds
+
+NUMBER_OF_TASKS = 9
+WINOGRAD = "wnli"
+"""Left out of one of the averages, as in Devlin et al. 2019: its dev set is built against it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlueRun:
+    """One finished run of a task."""
+
+    folder: Path
+    seed: int
+    settings: str
+    """Name of the point of the grid; empty without a grid."""
+    repeated: bool
+    """Whether it stands beside a run that gave all rows the same class."""
+    figures: Mapping[str, float]
+    """Its final figures, with "score"."""
+
+
+def task_score(figures: Mapping[str, float], names: Sequence[str]) -> float:
+    """Return GLUE's score of a task: the mean of its metrics, and over both dev sets of MNLI."""
+    mean = [float(np.mean([figures[name] for name in names]))]
+    others = [f"dev_mismatched_{name}" for name in names]
+    if all(name in figures for name in others):
+        mean.append(float(np.mean([figures[name] for name in others])))
+    return float(np.mean(mean))
+
+
+def best_settings(runs: Sequence[GlueRun]) -> str:
+    """Return the settings whose runs have the highest median score, the first of equal ones."""
+    scores: dict[str, list[float]] = {}
+    for run in runs:
+        scores.setdefault(run.settings, []).append(run.figures["score"])
+    return max(scores, key=lambda settings: float(np.median(scores[settings])))
+
+
+def best_run(runs: Sequence[GlueRun]) -> GlueRun:
+    """Return the run with the highest score on the dev set, the first of equal ones."""
+    return max(runs, key=lambda run: run.figures["score"])
+
+
+def averages(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the means of the tasks' ``scores``, with WNLI and without."""
+    found = {"average_score": float(np.mean(list(scores.values())))}
+    others = [score for task, score in scores.items() if task != WINOGRAD]
+    if others and WINOGRAD in scores:
+        found["average_score_without_wnli"] = float(np.mean(others))
+    return found
+
+
+def table_rows(
+    task: str,
+    metrics: Sequence[str],
+    runs: Sequence[GlueRun],
+    tables: Sequence[PredictionTable],
+    *,
+    seed: int,
+) -> list[dict[str, object]]:
+    """Return a row for each metric of each dev set, and for the score.
+
+    Args:
+        task: its name.
+        metrics: names out of `FUNCTIONS`.
+        runs: of one point of the grid.
+        tables: the predictions of ``runs`` on the first dev set, for the bootstrap intervals.
+        seed: of the intervals.
+    """
+    mismatched = [f"dev_mismatched_{name}" for name in metrics]
+    names = [*metrics, *mismatched, "score"]
+    functions = {name: FUNCTIONS[name] for name in metrics}
+    if not any(mismatched[0] in run.figures for run in runs):
+        functions["score"] = lambda predictions, references: float(
+            np.mean([FUNCTIONS[name](predictions, references) for name in metrics])
+        )
+    rows: list[dict[str, object]] = []
+    for name in names:
+        if all(name in run.figures for run in runs):
+            row: dict[str, object] = {"task": task, "metric": name.removeprefix("dev_")}
+            row |= over_seeds([run.figures[name] for run in runs])
+            if name in functions and len(tables) == len(runs):
+                predictions = np.stack([table.predictions for table in tables])
+                row["low"], row["high"] = bootstrap_over_seeds(
+                    functions[name], predictions, tables[0].labels, seed=seed
+                )
+            rows.append(row | {"runs": len(runs)})
+    return rows
+
+
+def published_rows(rows: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Return, for each figure of ``rows`` that others have published, theirs beside the median."""
+    found: list[dict[str, object]] = []
+    for row in rows:
+        key = (str(row["task"]), str(row["metric"]))
+        theirs = {
+            f"{model.name} ({model.measured_on})": model.figures.get(key) for model in PUBLISHED
+        }
+        if any(value is not None for value in theirs.values()):
+            found.append({"task": key[0], "metric": key[1], "median": row["median"], **theirs})
+    return found
+
+
+def run_rows(task: str, runs: Sequence[GlueRun]) -> list[dict[str, object]]:
+    """Return a row for each run, degenerate ones and those that repeat them included."""
+    return [
+        {
+            "task": task,
+            "settings": run.settings or None,
+            "seed": str(run.seed),
+            "score": run.figures["score"],
+            "note": ", ".join(
+                ["repeats a degenerate run"] * run.repeated
+                + ["degenerate: one class for all rows"] * bool(run.figures.get("degenerate"))
+            )
+            or None,
+        }
+        for run in runs
+    ]
+
+
+def settings_rows(task: str, runs: Sequence[GlueRun]) -> list[dict[str, object]]:
+    """Return a row for each point of the grid, the best first."""
+    rows: list[dict[str, object]] = []
+    for settings in dict.fromkeys(run.settings for run in runs):
+        scores = [run.figures["score"] for run in runs if run.settings == settings]
+        rows.append({"task": task, "settings": settings, **over_seeds(scores), "runs": len(scores)})
+    return sorted(rows, key=lambda row: -float(str(row["median"])))

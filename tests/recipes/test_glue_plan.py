@@ -1,0 +1,87 @@
+"""The plan of a GLUE table: how many runs, where they are, and which wait for MNLI."""
+
+import json
+
+import pytest
+
+from nlpapp.cli import parse
+from nlpapp.data.glue_tasks import TASKS
+from nlpapp.errors import ConfigError
+from nlpapp.recipes.glue_plan import (
+    PAPER,
+    GridPoint,
+    finished_runs,
+    grid_points,
+    plan_runs,
+    seed_list,
+)
+
+POINT = GridPoint(batch_size=16, learning_rate=2e-5, num_epochs=3)
+
+
+def test_a_number_of_seeds_counts_from_42():
+    assert seed_list(3) == [42, 43, 44]
+    assert seed_list([7, 1]) == [7, 1]
+
+
+def test_the_grid_of_the_paper():
+    points = grid_points("paper", None)
+    assert points == PAPER
+    assert len({(p.batch_size, p.learning_rate, p.num_epochs) for p in points}) == 18
+    assert {point.num_epochs for point in points} == {2, 3, 4}
+    assert PAPER[0].name == "batch-16-rate-5e-05-epochs-2"
+    assert grid_points(None, 10) == [None]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "grid", "max_steps", "expected"),
+    [
+        (0, None, None, "at least one"),
+        ([1, 1], None, None, "each once"),
+        (1, [], None, "at least one"),
+        (1, [POINT, POINT], None, "each once"),
+        (1, [POINT], 5, "leave training.max_steps out"),
+    ],
+)
+def test_what_cannot_be(seeds, grid, max_steps, expected):
+    with pytest.raises(ConfigError, match=expected):
+        (seed_list(seeds), grid_points(grid, max_steps))
+
+
+def test_mnli_comes_first_and_three_tasks_wait_for_it():
+    tasks = [TASKS[name] for name in ("rte", "sst2", "mnli", "mrpc", "stsb", "wnli")]
+    plan = plan_runs("out", tasks, [None], [1, 2], mnli_first=True)
+    assert [run.task for run in plan[:2]] == ["mnli", "mnli"]
+    assert len({run.folder for run in plan}) == len(plan) == 12
+    assert {run.task for run in plan if run.after_mnli} == {"rte", "mrpc", "stsb"}
+    assert plan[0].folder == "out/mnli/seed-1"
+    assert not any(run.after_mnli for run in plan_runs("o", tasks, [None], [1], mnli_first=False))
+    without = [task for task in tasks if task.name != "mnli"]
+    assert not any(run.after_mnli for run in plan_runs("o", without, [None], [1], mnli_first=True))
+
+
+def test_points_of_a_grid_have_folders_of_their_own():
+    plan = plan_runs("out", [TASKS["rte"]], PAPER, [1, 2], mnli_first=True)
+    assert len({run.folder for run in plan}) == 36
+    assert plan[0].folder == "out/rte/batch-16-rate-5e-05-epochs-2/seed-1"
+
+
+def test_finished_runs_come_with_those_that_repeat_them(tmp_path):
+    plan = plan_runs(str(tmp_path), [TASKS["rte"]], [POINT], [1, 2], mnli_first=True)
+    for folder, accuracy in (("seed-1", 0.5), ("seed-1/seed-1001", 0.6)):
+        path = tmp_path / "rte" / POINT.name / folder
+        path.mkdir() if path.parent.is_dir() else path.mkdir(parents=True)
+        (path / "metrics.json").write_text(json.dumps({"accuracy": accuracy}))
+    first, second = finished_runs(TASKS["rte"], plan)
+    assert (first.seed, first.repeated, first.figures["score"]) == (1, False, 0.5)
+    assert (second.seed, second.repeated, second.settings) == (1001, True, POINT.name)
+
+
+def test_the_command_line_takes_numbers_names_and_lists():
+    base = ["--data_dir", "d", "--output_dir", "o"]
+    config = parse("glue", [*base, "--seeds", "5", "--grid", "paper"])
+    assert (config.seeds, config.grid) == (5, "paper")
+    point = '[{"batch_size": 16, "learning_rate": 2e-5, "num_epochs": 3}]'
+    config = parse("glue", [*base, "--seeds", "[1, 2]", "--grid", point])
+    assert config.seeds == [1, 2]
+    assert config.grid == [POINT]
