@@ -1,109 +1,348 @@
-"""Training tokens a second: nlpapp against transformers' BertForPreTraining on the same batches.
+"""Pretraining on this CPU: nlpapp against transformers' BertForPreTraining on the same batches.
 
-Both sides train the same weights with AdamW on the same masked rows, in turn, in one process. The
-only difference is where the vocabulary is projected: at masked positions here, at every position
-there.
+The other side is a plain PyTorch loop: transformers' own forward with labels at every position, and
+torch.optim.AdamW as it comes, with the same rates. Both train the same weights on the same masked
+rows, padded to 128 tokens, without dropout, in turn. For each size there is one JSON line with
 
-    python benchmarks/pretraining_step.py [--turns 5] [--steps 6] [--threads 2]
+- speed: tokens a second of both, their ratio (median over turns; by the clock, and by CPU seconds,
+  which other work on the machine disturbs less), and the largest difference of their losses;
+- peak: the share of the measured matrix-multiply peak that each side reaches with the FLOPs that
+  the task needs, and where nlpapp's time goes by operator;
+- memory: each side's peak resident memory in a process of its own, over what it had after imports
+  and a first small step, and nlpapp's estimate beside it;
+- loop: what fit() adds to the bare forward, backward, clipping and step: reading and masking data,
+  scheduling, logging to files at the end; no checkpoint.
+
+    python benchmarks/pretraining_step.py [--sizes tiny mini] [--parts speed loop] [--turns 5]
 """
 
 import argparse
+import dataclasses
 import json
+import logging
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from transformers import BertForPreTraining
+from transformers import BertConfig, BertForPreTraining
 
+from nlpapp.data.collate import PretrainingCollator
+from nlpapp.data.pretraining_data import PretrainingExample
+from nlpapp.data.sampling import ExampleSteps
 from nlpapp.models.bert import BertPretrainingModel
+from nlpapp.models.bert_cost import bert_memory, bert_training_flops
 from nlpapp.models.bert_size import SIZES, BertSizeConfig, bert_config
 from nlpapp.objectives.bert_pretraining import BertPretrainingObjective
+from nlpapp.text.wordpiece import load_tokenizer
+from nlpapp.training.device_speed import matmul_peak
+from nlpapp.training.fit import TrainingConfig, fit
 from nlpapp.training.optimizers import OptimizerConfig, build_optimizer
+from nlpapp.training.run_folder import RunFolder
 
 ROWS, TOKENS, VOCABULARY, MASKED = 32, 128, 30522, 20
+OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
+SIDES = ("nlpapp", "transformers")
+PARTS = ("speed", "peak", "memory", "loop")
+OPERATORS = {
+    "matrix products": ("::mm", "::addmm", "::addmm_", "::bmm", "::baddbmm"),
+    "attention": ("scaled_dot_product",),
+    "optimizer": ("adam",),
+    "vocabulary without products": ("softmax", "::max", "scatter", "::gather", "::log"),
+    "activation": ("gelu", "tanh"),
+    "norms": ("layer_norm",),
+    "embeddings": ("embedding", "index"),
+    "copies and fills": ("copy_", "fill_", "zero", "::cat"),
+    "sums and scaling": ("::add", "::sum", "::mul", "::div"),
+}
+"""Group -> what the name of an operator of the group has in it; the first group that fits."""
+
+Batch = dict[str, torch.Tensor]
 
 
-def make_batch(seed: int) -> dict[str, torch.Tensor]:
+def size_config(name: str) -> BertConfig:
+    """Return the BERT called ``name``, without dropout."""
+    return bert_config(BertSizeConfig(name=name, dropout=0.0), vocab_size=VOCABULARY)
+
+
+def make_batch(seed: int, rows: int = ROWS) -> Batch:
     """Return one padded batch of random ids with 20 masked positions a row."""
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(999, VOCABULARY, (ROWS, TOKENS), generator=generator)
-    draws = [torch.randperm(TOKENS, generator=generator)[:MASKED] for _ in range(ROWS)]
+    ids = torch.randint(999, VOCABULARY, (rows, TOKENS), generator=generator)
+    draws = [torch.randperm(TOKENS, generator=generator)[:MASKED] for _ in range(rows)]
     columns = torch.stack(draws)
-    positions = (columns.sort().values + torch.arange(ROWS)[:, None] * TOKENS).flatten()
+    positions = (columns.sort().values + torch.arange(rows)[:, None] * TOKENS).flatten()
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
-        "token_type_ids": (torch.arange(TOKENS) >= TOKENS // 2).long().expand(ROWS, TOKENS),
+        "token_type_ids": (torch.arange(TOKENS) >= TOKENS // 2).long().expand(rows, TOKENS),
         "masked_positions": positions,
         "masked_labels": torch.randint(999, VOCABULARY, (len(positions),), generator=generator),
-        "next_sentence_labels": torch.randint(0, 2, (ROWS,), generator=generator),
+        "next_sentence_labels": torch.randint(0, 2, (rows,), generator=generator),
     }
 
 
-def ours(model: BertForPreTraining, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return nlpapp's loss."""
-    objective = BertPretrainingObjective()
-    return objective(BertPretrainingModel(model), batch, objective.counts(batch)).loss
+class Side:
+    """One of the two ways to train, with its model and optimizer."""
 
-
-def theirs(model: BertForPreTraining, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the loss of transformers' own forward, with labels at every position."""
-    labels = torch.full((ROWS, TOKENS), -100)
-    labels.view(-1)[batch["masked_positions"]] = batch["masked_labels"]
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
-    output = model(**inputs, labels=labels, next_sentence_label=batch["next_sentence_labels"])
-    return output.loss
-
-
-def seconds(loss_of, model, optimizer, batches) -> tuple[float, list[float]]:
-    """Return the time and the losses of one training step a batch."""
-    losses = []
-    start = time.perf_counter()
-    for batch in batches:
-        loss = loss_of(model, batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    return time.perf_counter() - start, losses
-
-
-def compare(name: str, turns: int, steps: int) -> dict[str, object]:
-    """Return medians over ``turns`` for the BERT called ``name``."""
-    layers, hidden, heads = SIZES[name]
-    size = BertSizeConfig(num_layers=layers, hidden_size=hidden, num_heads=heads, dropout=0.0)
-    models = []
-    for _ in range(2):
+    def __init__(self, name: str, size: str) -> None:
+        """Make the model called ``size`` with the weights that both sides begin with."""
         torch.manual_seed(0)
-        model = BertForPreTraining(bert_config(size, vocab_size=VOCABULARY)).train()
-        models.append((model, build_optimizer(model, OptimizerConfig())))
-    times: dict[str, list[float]] = {"nlpapp": [], "transformers": []}
+        self.name = name
+        bert = BertForPreTraining(size_config(size)).train()
+        self.model: Any = bert
+        if name == "nlpapp":
+            self.model = BertPretrainingModel(bert)
+            self.optimizer = build_optimizer(self.model, OPTIMIZER)
+        else:
+            rates = {"lr": OPTIMIZER.learning_rate, "eps": OPTIMIZER.epsilon}
+            self.optimizer = torch.optim.AdamW(self.model.parameters(), **rates)
+        self.objective = BertPretrainingObjective()
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of a batch."""
+        if self.name == "nlpapp":
+            return self.objective(self.model, batch, self.objective.counts(batch)).loss
+        labels = torch.full_like(batch["input_ids"], -100)
+        labels.view(-1)[batch["masked_positions"]] = batch["masked_labels"]
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+        pairs = batch["next_sentence_labels"]
+        return self.model(**inputs, labels=labels, next_sentence_label=pairs).loss
+
+    def step(self, batch: Batch, *, clip: bool = False) -> float:
+        """Train on a batch and return its loss."""
+        loss = self.loss(batch)
+        loss.backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+
+def timed(side: Side, batches: list[Batch], *, clip: bool = False) -> tuple[float, float, list]:
+    """Return the seconds by the clock, the CPU seconds, and the losses of a step a batch."""
+    start, cpu = time.perf_counter(), time.process_time()
+    losses = [side.step(batch, clip=clip) for batch in batches]
+    return time.perf_counter() - start, time.process_time() - cpu, losses
+
+
+def compare_speed(size: str, turns: int, steps: int) -> dict[str, Any]:
+    """Return medians over ``turns``; the first turn warms up."""
+    sides = {name: Side(name, size) for name in SIDES}
+    clock: dict[str, list[float]] = {name: [] for name in SIDES}
+    cpu: dict[str, list[float]] = {name: [] for name in SIDES}
     difference = 0.0
     for turn in range(turns + 1):
         batches = [make_batch(turn * steps + step) for step in range(steps)]
-        results = [
-            seconds(loss_of, *pair, batches)
-            for loss_of, pair in zip((ours, theirs), models, strict=True)
-        ]
-        pairs = zip(results[0][1], results[1][1], strict=True)
+        results = {name: timed(side, batches) for name, side in sides.items()}
+        pairs = zip(results["nlpapp"][2], results["transformers"][2], strict=True)
         difference = max([difference, *(abs(mine - other) for mine, other in pairs)])
-        if turn:  # the first turn warms up
-            times["nlpapp"].append(results[0][0])
-            times["transformers"].append(results[1][0])
-    ratio = statistics.median(b / a for a, b in zip(*times.values(), strict=True))
-    return {"model": name, "speed_ratio": round(ratio, 2), "largest_loss_difference": difference}
+        if turn:
+            for name, (seconds, cpu_seconds, _) in results.items():
+                clock[name].append(seconds)
+                cpu[name].append(cpu_seconds)
+    tokens = ROWS * TOKENS * steps
+    return {
+        "speed_ratio": round(_median_ratio(clock["transformers"], clock["nlpapp"]), 2),
+        "cpu_ratio": round(_median_ratio(cpu["transformers"], cpu["nlpapp"]), 2),
+        "tokens_per_second": {
+            name: round(tokens / statistics.median(clock[name])) for name in SIDES
+        },
+        "largest_loss_difference": difference,
+    }
+
+
+def _median_ratio(above: list[float], below: list[float]) -> float:
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def peak_share(size: str, steps: int) -> dict[str, Any]:
+    """Return the share of the matrix-multiply peak, and nlpapp's time by group of operators."""
+    flops = bert_training_flops(size_config(size), sequence_length=TOKENS, predictions=MASKED)
+    batches = [make_batch(step) for step in range(steps)]
+    shares = {}
+    for name in SIDES:
+        side = Side(name, size)
+        side.step(batches[0])
+        peak = matmul_peak("cpu", torch.float32)
+        seconds = min(timed(side, [batch])[0] for batch in batches)
+        shares[name] = round(flops * ROWS * TOKENS / seconds / peak, 3)
+    side = Side("nlpapp", size)
+    side.step(batches[0])
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profile:
+        timed(side, batches)
+    times: dict[str, float] = {}
+    for event in profile.key_averages():
+        fits = [g for g, names in OPERATORS.items() if any(name in event.key for name in names)]
+        group = fits[0] if fits else "all else"
+        times[group] = times.get(group, 0.0) + event.self_cpu_time_total
+    total = sum(times.values())
+    ordered = sorted(times.items(), key=lambda item: -item[1])
+    return {
+        "flops_per_token": flops,
+        "peak_share": shares,
+        "time_shares": {group: round(spent / total, 3) for group, spent in ordered},
+    }
+
+
+def compare_memory(size: str) -> dict[str, Any]:
+    """Return megabytes of both sides, each measured in a process of its own."""
+    peaks = {}
+    for name in SIDES:
+        command = [sys.executable, __file__, "--measure", name, "--sizes", size]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[name] = json.loads(result.stdout.splitlines()[-1])
+    estimate = bert_memory(
+        size_config(size),
+        rows=ROWS,
+        sequence_length=TOKENS,
+        predictions=MASKED,
+        optimizer="adamw",
+        precision="float32",
+        gradient_checkpointing=False,
+    )
+    return {
+        "peak_megabytes": {name: round(peak / 1e6) for name, peak in peaks.items()},
+        "memory_share": round(peaks["nlpapp"] / peaks["transformers"], 3),
+        "estimated_megabytes": round(estimate.total / 1e6),
+    }
+
+
+def peak_memory(name: str, size: str) -> float:
+    """Return the peak resident bytes of three steps, over those before the model was made (Linux).
+
+    A step of a small model comes first: libraries that load at first use belong to neither side.
+    """
+    small = make_batch(0, rows=1)
+    Side(name, "tiny").step(small)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # Forget the peak so far.
+    side = Side(name, size)
+    for step in range(3):
+        side.step(make_batch(step))
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return float(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}; this measurement needs Linux")
+
+
+class RandomPairs:
+    """Pretraining data of random words: what PretrainingData is to the collator."""
+
+    has_next_sentence, has_sentence_order = True, False
+
+    def __init__(self, examples: int) -> None:
+        """Draw ``examples`` rows of 128 tokens."""
+        self.ids = np.random.default_rng(0).integers(999, VOCABULARY, (examples, TOKENS))
+        self.types = np.arange(TOKENS) >= TOKENS // 2
+        self.manifest = {
+            "options": {
+                "masked_lm_prob": 0.15,
+                "max_predictions_per_seq": MASKED,
+                "max_seq_length": TOKENS,
+                "masking_unit": "token",
+            }
+        }
+
+    def __getitem__(self, index: int) -> PretrainingExample:
+        """Return a row whose masks are drawn when the batch is made."""
+        return PretrainingExample(self.ids[index], self.types.astype(int), None, None, index % 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """What the run folder of the loop keeps as its configuration."""
+
+    size: str
+
+
+def loop_overhead(size: str, turns: int, steps: int) -> dict[str, Any]:
+    """Return what fit() adds to the bare step, as a share of it: by the clock and in CPU time."""
+    logging.getLogger("nlpapp").setLevel(logging.ERROR)
+    clock, cpu = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        words += [f"w{number}" for number in range(VOCABULARY - len(words))]
+        Path(folder, "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+        collate: Any = PretrainingCollator(
+            RandomPairs(ROWS * steps),  # type: ignore[arg-type]
+            load_tokenizer(Path(folder, "vocab.txt")),
+            seed=0,
+        )
+        data = ExampleSteps(ROWS * steps, collate, batch_size=ROWS, seed=0)
+        training = TrainingConfig(
+            max_steps=steps, checkpoint_every=10**9, tensorboard=False, optimizer=OPTIMIZER
+        )
+        for turn in range(turns + 1):
+            side = Side("nlpapp", size)
+            batches = [part for _, part in zip(range(steps), _batches(data), strict=False)]
+            side.step(batches[0], clip=True)
+            seconds, cpu_seconds, _ = timed(side, batches, clip=True)
+            side = Side("nlpapp", size)
+            side.step(batches[0], clip=True)
+            run = RunFolder.open(
+                Path(folder, str(turn)), config=LoopConfig(size), command="loop", seed=0
+            )
+            start = time.process_time()
+            metrics = fit(
+                run=run,
+                model=side.model,
+                objective=side.objective,
+                steps=data,
+                training=training,
+                seed=0,
+            )
+            if turn:
+                cpu.append((time.process_time() - start) / cpu_seconds - 1)
+                trained = metrics["tokens"] / metrics["tokens_per_second"]
+                clock.append(trained / seconds - 1)
+    return {
+        "loop_overhead": round(statistics.median(clock), 3),
+        "loop_overhead_cpu_with_start_and_end": round(statistics.median(cpu), 3),
+    }
+
+
+def _batches(data: ExampleSteps) -> Any:
+    for step in range(data.num_steps(0)):
+        yield data.collate(np.arange(step * ROWS, (step + 1) * ROWS), 0)
 
 
 def main() -> None:
     """Print one JSON line for each size."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="+", default=["tiny", "mini"], choices=SIZES)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--measure", choices=SIDES, help="print the peak memory of one side")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for name in ("tiny", "mini"):
-        print(json.dumps(compare(name, options.turns, options.steps)), flush=True)
+    if options.measure:
+        print(peak_memory(options.measure, options.sizes[0]))
+        return
+    for size in options.sizes:
+        figures: dict[str, Any] = {"model": size, "threads": options.threads}
+        if "speed" in options.parts:
+            figures |= compare_speed(size, options.turns, options.steps)
+        if "peak" in options.parts:
+            figures |= peak_share(size, options.steps)
+        if "memory" in options.parts:
+            figures |= compare_memory(size)
+        if "loop" in options.parts:
+            figures |= loop_overhead(size, options.turns, 5 * options.steps)
+        print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ The first opening writes the shards out as flat arrays (`pretraining_cache`); th
 read, so that memory does not grow with the data, and processes of one machine share its pages.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +75,8 @@ class PretrainingData:
 
         Args:
             folder: what make-data wrote.
-            verify: check shards against their checksums before they are read in, and again if
-                their size or time of change is another than then.
+            verify: check shards against their checksums before they are read in, and again at an
+                opening that finds another size or time of change than at the last check.
 
         Raises:
             DataError: there is no pretraining data, it is not finished, a shard is missing or
@@ -107,6 +109,16 @@ class PretrainingData:
         )
 
     @property
+    def fingerprint(self) -> str:
+        """Say what the data is, in words that differ for other data.
+
+        The checksums of the shards stand for the instances, the options for masks drawn later.
+        """
+        shards = _digest([record["sha256"] for record in self.manifest["shards"]])
+        options = _digest(self.manifest["options"])
+        return f"{len(self)} instances in shards {shards} with options {options}"
+
+    @property
     def has_static_masks(self) -> bool:
         """Tell whether the masks are in the data, rather than drawn when batches are made."""
         return self._positions is not None
@@ -125,3 +137,7 @@ class PretrainingData:
     def has_words(self) -> bool:
         """Tell whether the data says which tokens go on with a word."""
         return self._continues is not None
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -223,6 +223,13 @@ class ExampleSteps:
         Raises:
             ConfigError: ``tokens_per_batch`` is too small to give each process an example.
         """
+        shares = {"rank": rank, "world_size": world_size, "accumulation": accumulation}
+        return [self.collate(part, epoch) for part in self.examples(epoch, step, **shares)]
+
+    def examples(
+        self, epoch: int, step: int, *, rank: int, world_size: int, accumulation: int
+    ) -> list[np.ndarray]:
+        """Return the indices of the examples of `micro_batches`, an array for each."""
         budget = self.tokens_per_batch
         if budget is not None and self._longest and budget // self._longest < world_size:
             raise ConfigError(
@@ -230,8 +237,7 @@ class ExampleSteps:
                 f"longest examples ({self._longest} tokens), fewer than the {world_size} "
                 f"processes; it must be at least {world_size * self._longest}"
             )
-        parts = split_step(self.plan(epoch)[step], rank, world_size, accumulation)
-        return [self.collate(part, epoch) for part in parts]
+        return split_step(self.plan(epoch)[step], rank, world_size, accumulation)
 
 
 def _check_fit(lengths: np.ndarray, tokens_per_batch: int) -> int:

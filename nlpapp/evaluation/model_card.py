@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from nlpapp.evaluation.run_record import (
 FRONT_MATTER = ("language", "license", "base_model", "pipeline_tag", "datasets", "tags")
 """The keys of ``details`` that go into the card's YAML header."""
 LONGEST_CELL = 120
+CURVES = "curves.png"
 DEFAULT_LIMITS = (
     "Expect lower figures on text of another kind, length or time than the training text: measure "
     "on your own before relying on it. The model repeats whatever bias its training text has."
@@ -46,7 +48,8 @@ def write_model_card(
         metrics: flat figures; ``accuracy`` with ``accuracy_low`` and ``accuracy_high`` beside it is
             shown as one row with its 95 % interval.
         usage: the code (or command line) that uses the model.
-        run_folder: the run that made it; adds hyper-parameters, versions and the command.
+        run_folder: the run that made it; adds hyper-parameters, versions, the command, and a
+            copy of its curves.
         details: more about the model. The keys of FRONT_MATTER go into the YAML header; ``dataset``
             names the evaluation data of the header's results; ``limits`` replaces the text on
             limits; everything else is shown under "Training data", dicts as tables of their own.
@@ -57,7 +60,7 @@ def write_model_card(
     header = _front_matter(title, metrics, run, details)
     parts = [f"# {title}", summary.strip(), _results(metrics), _usage(usage), _data(details)]
     if run is not None:
-        parts += [_training(run), _versions(run)]
+        parts += [_training(run), _curves(run, Path(folder)), _versions(run)]
     parts += ["## Limits", str(limits).strip()]
     path = Path(folder) / "README.md"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,6 +149,16 @@ def _training(run: RunRecord) -> str:
         rows = [[f"`{name}`", _code(value)] for name, value in flatten(run.config).items()]
         parts.append("### Hyper-parameters\n\n" + _table(["option", "value"], rows))
     return "\n\n".join(parts)
+
+
+def _curves(run: RunRecord, folder: Path) -> str:
+    """Copy the picture of the run's curves beside the card, so that it goes where the card goes."""
+    picture = run.path / "plots" / CURVES
+    if not picture.is_file():
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(picture, folder / CURVES)
+    return f"### Curves\n\n![What was measured at each step of the training]({CURVES})"
 
 
 def _versions(run: RunRecord) -> str:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
+from nlpapp.disk import written_whole
 from nlpapp.errors import DataError
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
@@ -391,5 +392,7 @@ def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str])
 def _save(figure: Figure, output: Path) -> Path:
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=DOTS_PER_INCH, metadata={"Software": "nlpapp"})
+    # A run draws its curves again and again while somebody looks at them.
+    with written_whole(output) as file:
+        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": "nlpapp"})
     return output

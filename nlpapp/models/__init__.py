@@ -1,4 +1,5 @@
 """The modules: one model, one file. Importing this package registers ours with the Auto classes."""
 
 from nlpapp.models import bilstm as bilstm
+from nlpapp.models import text_cnn as text_cnn
 from nlpapp.models import transformer_xl as transformer_xl

@@ -31,15 +31,16 @@ class BertPretrainingObjective:
         """Return the step's share of the loss.
 
         ``batch`` is what `data.collate.PretrainingCollator` makes; ``model`` is a
-        BertPretrainingModel or anything that takes its arguments and returns its logits.
+        BertPretrainingModel or anything that takes its arguments and returns what it returns.
         """
-        masked_lm_logits, pair_logits = model(
+        masked_lm_loss, masked_lm_right, pair_logits = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             token_type_ids=batch["token_type_ids"],
             masked_positions=batch["masked_positions"],
+            masked_labels=batch["masked_labels"],
         )
-        sums = {"masked_lm": _sums(masked_lm_logits, batch["masked_labels"])}
+        sums = {"masked_lm": (masked_lm_loss, masked_lm_right, batch["masked_labels"].numel())}
         for task in PAIR_TASKS:
             if f"{task}_labels" in batch:
                 sums[task] = _sums(pair_logits, batch[f"{task}_labels"])

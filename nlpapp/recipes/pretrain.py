@@ -1,35 +1,31 @@
-"""Pretrain a BERT on the shards that make-data wrote."""
+"""Pretrain a BERT on the shards that make-data wrote, in one phase or in several."""
 
-import logging
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
 from nlpapp.data.collate import PretrainingCollator
-from nlpapp.data.pretraining_data import PretrainingData
+from nlpapp.data.pretraining_sets import describe_sets, max_seq_length, open_sets, summarize
 from nlpapp.data.sampling import ExampleSteps
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.model_card import write_model_card
 from nlpapp.evaluation.plots import plot_curves
 from nlpapp.evaluation.report import write_run_report
-from nlpapp.models.bert import BertPretrainingModel, apply_similarity_start
-from nlpapp.models.bert_size import BertSizeConfig, bert_config
-from nlpapp.models.pretrained import (
-    check_sequence_length,
-    check_tokenizer_fits,
-    load_pretrained,
-    save_model_folder,
-)
+from nlpapp.models.bert import BertPretrainingModel
+from nlpapp.models.bert_size import BertSizeConfig
+from nlpapp.models.bert_start import build_pretraining_bert, positions_of, warn_of_high_rate
+from nlpapp.models.pretrained import load_pretrained, save_model_folder
+from nlpapp.models.training_costs import training_costs
 from nlpapp.objectives.bert_pretraining import BertPretrainingObjective
-from nlpapp.text.wordpiece import check_fingerprint, fingerprint, load_tokenizer
+from nlpapp.text.wordpiece import fingerprint, load_tokenizer
 from nlpapp.training.evaluate import evaluate_means
 from nlpapp.training.fit import TrainingConfig, fit, set_seed
+from nlpapp.training.hub import HubConfig, check_hub, push_folder
 from nlpapp.training.optimizers import OptimizerConfig
+from nlpapp.training.phases import PhaseConfig, check_phases, run_phases
+from nlpapp.training.processes import process_state
 from nlpapp.training.run_folder import RunFolder
-
-logger = logging.getLogger("nlpapp")
 
 USAGE = """from transformers import AutoModelForMaskedLM, AutoTokenizer
 
@@ -41,14 +37,16 @@ tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
 class Config:
     """Pretrain a BERT: masked language model, and next sentence where the data has it."""
 
-    data: str
-    """Folder that make-data wrote: the training data."""
     tokenizer: str
     """Tokenizer that the data was made with: a Hugging Face folder or a vocab.txt."""
     output_dir: str
     """Folder for checkpoints, metrics and the model."""
+    data: str | None = None
+    """Folder that make-data wrote: the training data."""
     evaluation_data: str | None = None
     """Folder that make-data wrote from held-out text; its masks are the same at each evaluation."""
+    phases: list[PhaseConfig] | None = None
+    """In place of data: several phases, such as 128 and then 512 tokens, one after the other."""
     model: str | None = None
     """BERT folder to start from (domain adaptation); when absent, size gives a random one."""
     size: BertSizeConfig = field(default_factory=BertSizeConfig)
@@ -61,106 +59,128 @@ class Config:
     """Sequences in one evaluation batch."""
     group_by_length: bool = True
     """Put sequences of similar length in one batch: less padding."""
+    unpad: bool = False
+    """Compute nothing for padding: the tokens of all sequences lie behind one another."""
     seed: int = 42
     """Seed of weights, order, dynamic masks and dropout."""
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            num_epochs=3, optimizer=OptimizerConfig(learning_rate=5e-4)
-        )
+        default_factory=lambda: TrainingConfig(optimizer=OptimizerConfig(learning_rate=5e-4))
     )
     """How long and how to train."""
+    hub: HubConfig = field(default_factory=HubConfig)
+    """Where the model is pushed to when it is trained."""
+
+    def __post_init__(self) -> None:
+        if self.phases is not None and (self.data or self.evaluation_data or not self.phases):
+            raise ConfigError("phases have their own data: give data, or at least one phase")
+        if self.phases is None and self.data is None:
+            raise ConfigError("data is missing: give the folder that make-data wrote, or phases")
 
 
 def run(config: Config) -> dict[str, float]:
     """Pretrain, evaluate, and save a model folder that transformers loads."""
+    warn_of_high_rate(config.model, config.training.optimizer.learning_rate)
+    return _run(config)
+
+
+def _run(config: Config) -> dict[str, float]:
     run = RunFolder.open(config.output_dir, config=config, command="pretrain", seed=config.seed)
     if run.finished is not None:
         return run.finished
-    tokenizer = load_tokenizer(config.tokenizer)
-    data = _open_data(config.data, tokenizer)
-    held_out = _open_data(config.evaluation_data, tokenizer) if config.evaluation_data else None
-    bert = _build_bert(config, tokenizer, [data] + ([held_out] if held_out else []))
-    model = BertPretrainingModel(bert)
-    objective = BertPretrainingObjective()
-
-    def evaluate(model: torch.nn.Module) -> dict[str, float]:
-        return evaluate_means(model, objective, evaluation_steps)
-
-    before: dict[str, float] = {}
-    if held_out is not None:
-        evaluation_steps = _evaluation_steps(config, held_out, tokenizer)
-        before = {f"initial_{name}": value for name, value in evaluate(model).items()}
-    metrics = before | fit(
-        run=run,
-        model=model,
-        objective=objective,
-        steps=ExampleSteps(
-            len(data),
-            PretrainingCollator(data, tokenizer, seed=config.seed),
-            batch_size=config.batch_size,
-            seed=config.seed,
-            lengths=data.lengths if config.group_by_length else None,
-            tokens_per_batch=config.tokens_per_batch,
-        ),
-        training=config.training,
-        seed=config.seed,
-        evaluate=evaluate if held_out is not None else None,
-        fingerprint=fingerprint(tokenizer),
-    )
     if run.is_main:
-        _leave(run, bert, tokenizer, metrics, data)
+        check_hub(config.hub)
+    tokenizer = load_tokenizer(config.tokenizer)
+    train = _train if config.phases is None else _train_phases
+    bert, metrics = train(config, run, tokenizer)
+    if run.is_main:
+        _leave(config, run, bert, tokenizer, metrics)
     run.finish(metrics)
     return metrics
 
 
-def _open_data(folder: str, tokenizer: PreTrainedTokenizerBase) -> PretrainingData:
-    data = PretrainingData.open(Path(folder))
-    check_fingerprint(
-        found=fingerprint(tokenizer),
-        expected=data.manifest["tokenizer_fingerprint"],
-        found_in="the tokenizer option",
-        expected_by=f"the data in {folder}",
-    )
-    if len(data) == 0:
-        raise ConfigError(f"the data in {folder} holds no instances; make it from more text")
-    return data
+def _train_phases(
+    config: Config, run: RunFolder, tokenizer: PreTrainedTokenizerBase
+) -> tuple[BertForPreTraining, dict[str, float]]:
+    """Train each phase as a run of its own in a folder of ``run``."""
+    phases = config.phases or []
+    positions = positions_of(config.model, config.size, vocab_size=len(tokenizer))
+    check_phases(phases, lambda folder: max_seq_length(folder, tokenizer), positions)
+
+    def train(phase: PhaseConfig, model: str | None) -> dict[str, float]:
+        start = model or config.model
+        return _run(phase.config(config, output_dir=run.path / phase.name, model=start))
+
+    metrics = run_phases(run, phases, train)
+    return load_pretrained(BertForPreTraining, run.path / phases[-1].name / "model"), metrics
 
 
-def _build_bert(
-    config: Config, tokenizer: PreTrainedTokenizerBase, sets: list[PretrainingData]
-) -> BertForPreTraining:
+def _train(
+    config: Config, run: RunFolder, tokenizer: PreTrainedTokenizerBase
+) -> tuple[BertForPreTraining, dict[str, float]]:
+    training, objective = config.training, BertPretrainingObjective()
+    data, held_out = open_sets(str(config.data), config.evaluation_data, tokenizer)
     set_seed(config.seed, "weights")
-    if config.model is not None:
-        bert: BertForPreTraining = load_pretrained(BertForPreTraining, config.model)
-    else:
-        pad = tokenizer.pad_token_id
-        bert = BertForPreTraining(
-            bert_config(config.size, vocab_size=len(tokenizer), pad_token_id=pad)
+    bert = build_pretraining_bert(
+        config.model,
+        size=config.size,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        fingerprint=fingerprint(tokenizer),
+        longest=max(int(part.lengths.max()) for part in (data, held_out) if part is not None),
+    )
+    model = BertPretrainingModel(bert, unpad=config.unpad)
+    steps = ExampleSteps(
+        len(data),
+        PretrainingCollator(data, tokenizer, seed=config.seed),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        lengths=data.lengths if config.group_by_length else None,
+        tokens_per_batch=config.tokens_per_batch,
+    )
+    summary = summarize(
+        data, steps, parts=process_state().num_processes * training.gradient_accumulation_steps
+    )
+    figures = summary.figures() | training_costs(
+        bert,
+        **summary.reading(),
+        optimizer=training.optimizer.name,
+        precision=training.precision,
+        gradient_checkpointing=training.gradient_checkpointing,
+    )
+
+    def evaluate(model: torch.nn.Module) -> dict[str, float]:
+        return evaluate_means(model, objective, evaluation_steps)
+
+    if held_out is not None:
+        collate = PretrainingCollator(held_out, tokenizer, seed=config.seed, fixed_masks=True)
+        evaluation_steps = ExampleSteps(
+            len(held_out), collate, batch_size=config.evaluation_batch_size, shuffle=False
         )
-        apply_similarity_start(bert)
-    for data in sets:
-        check_sequence_length(bert, int(data.lengths.max()))
-    check_tokenizer_fits(bert, vocab_size=len(tokenizer), fingerprint=fingerprint(tokenizer))
-    logger.info("model: %.2f M parameters", bert.num_parameters() / 1e6)
-    return bert
-
-
-def _evaluation_steps(
-    config: Config, data: PretrainingData, tokenizer: PreTrainedTokenizerBase
-) -> ExampleSteps:
-    collate = PretrainingCollator(data, tokenizer, seed=config.seed, fixed_masks=True)
-    return ExampleSteps(len(data), collate, batch_size=config.evaluation_batch_size, shuffle=False)
+        figures |= {f"initial_{name}": value for name, value in evaluate(model).items()}
+    return bert, figures | fit(
+        run=run,
+        model=model,
+        objective=objective,
+        steps=steps,
+        training=training,
+        seed=config.seed,
+        evaluate=evaluate if held_out is not None else None,
+        fingerprint=fingerprint(tokenizer),
+        data_fingerprint=data.fingerprint,
+        flops_per_token=figures["flops_per_token"],
+        draw_curves=plot_curves,
+    )
 
 
 def _leave(
+    config: Config,
     run: RunFolder,
     bert: BertForPreTraining,
     tokenizer: PreTrainedTokenizerBase,
     metrics: dict[str, float],
-    data: PretrainingData,
 ) -> None:
+    folders = [phase.data for phase in config.phases or []] or [str(config.data)]
     save_model_folder(bert, run.model, tokenizer=tokenizer, fingerprint=fingerprint(tokenizer))
-    run.plots.mkdir(exist_ok=True)
     plot_curves(run.path / "metrics.jsonl", run.plots / "curves.png")
     write_model_card(
         run.model,
@@ -170,7 +190,8 @@ def _leave(
         metrics=metrics,
         usage=USAGE.format(folder=run.model),
         run_folder=run.path,
-        details={"training data": data.manifest["options"], "counts": data.manifest["counts"]},
+        details=describe_sets(folders),
     )
     run.finish(metrics)
     write_run_report(run.path)
+    push_folder(config.hub, run.model)

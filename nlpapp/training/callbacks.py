@@ -1,24 +1,23 @@
-"""What happens now and then during training: progress, logs, evaluation, checkpoints.
+"""What happens now and then during training: progress, logs, curves, evaluation, early stopping.
 
-Callbacks run in the order: progress, metrics, evaluation (which tells early stopping), checkpoints.
+Callbacks run in the order: progress, metrics, evaluation (which tells early stopping), curves,
+checkpoints (`checkpointer`).
 """
 
-import dataclasses
 import logging
 import math
-import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
-from nlpapp.errors import CheckpointError
-from nlpapp.training import checkpoint
 from nlpapp.training.evaluate import means
 from nlpapp.training.run_folder import RunFolder
+from nlpapp.training.schedules import schedule_position
 from nlpapp.training.state import MetricSums, TrainerState
+from nlpapp.training.trackers import Trackers
 from nlpapp.training.trainer import Trainer
 
 logger = logging.getLogger("nlpapp")
@@ -47,14 +46,16 @@ class Callback:
 
 
 class ProgressBar(Callback):
-    """A console bar with rate and time left."""
+    """A console bar with loss, tokens per second, and time left."""
 
     def __init__(self, *, description: str, enabled: bool) -> None:
         """Show the bar only where ``enabled`` (the main process)."""
         self.description, self.enabled = description, enabled
         self.bar: Any = None
+        self.read, self.mark = 0.0, (0.0, 0.0)
 
     def on_start(self, trainer: Trainer) -> None:
+        self.mark = (trainer.state.tokens, trainer.state.train_seconds)
         self.bar = tqdm(
             total=trainer.max_steps,
             initial=trainer.state.step,
@@ -66,29 +67,54 @@ class ProgressBar(Callback):
         )
 
     def on_step(self, trainer: Trainer, sums: MetricSums) -> None:
+        # Reading a loss makes the device wait, so that is for once a second.
+        if self.enabled and sums and time.monotonic() - self.read >= 1.0:
+            self.read = time.monotonic()
+            self.bar.total = expected_steps(trainer)
+            self.bar.set_postfix(self._figures(trainer, sums), refresh=False)
         self.bar.update(1)
+
+    def _figures(self, trainer: Trainer, sums: MetricSums) -> dict[str, str]:
+        """Return the loss of this process's share of the step, and the recent speed."""
+        state = trainer.state
+        means = {
+            name: float(total) / max(float(count), 1.0) for name, (total, count) in sums.items()
+        }
+        figures = {}
+        if "loss" in (summary := trainer.objective.summary(means)):
+            figures["loss"] = f"{summary['loss']:.4g}"
+        tokens, seconds = state.tokens - self.mark[0], state.train_seconds - self.mark[1]
+        self.mark = (state.tokens, state.train_seconds)
+        return figures | {"tokens/s": f"{tokens / max(seconds, 1e-9):,.0f}"}
 
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
 
 
-class MetricsLog(Callback):
-    """Averages of the last ``every`` steps, to metrics.jsonl, TensorBoard and the log."""
+def expected_steps(trainer: Trainer) -> int:
+    """Return the steps of the whole run, or those that its time will be enough for."""
+    step, steps = trainer.state.step, trainer.max_steps
+    seconds = trainer.checkpointer.run.seconds
+    position = schedule_position(step, steps, seconds, max_hours=trainer.max_hours)
+    return round(steps * step / max(1, position))
 
-    def __init__(self, run: RunFolder, *, every: int, tensorboard: bool) -> None:
-        """Write a record each ``every`` optimizer steps."""
+
+class MetricsLog(Callback):
+    """Averages of the last ``every`` steps, to metrics.jsonl, the log and the trackers."""
+
+    def __init__(
+        self, run: RunFolder, *, every: int, tensorboard: bool, trackers: Sequence[str] = ()
+    ) -> None:
+        """Write a record each ``every`` optimizer steps; see `Trackers` for the last two."""
         self.run, self.every = run, every
         self.sums: MetricSums = {}
         self.mark = (0.0, 0.0)
-        self.writer = None
-        if tensorboard and run.is_main:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-            self.writer = SummaryWriter(str(run.path / "tensorboard"))
+        self.trackers = Trackers(run, trackers, tensorboard=tensorboard)
 
     def on_start(self, trainer: Trainer) -> None:
         self.mark = (trainer.state.tokens, trainer.state.train_seconds)
+        self.trackers.start(trainer.state.step)
 
     def on_step(self, trainer: Trainer, sums: MetricSums) -> None:
         for name, (total, count) in sums.items():
@@ -113,16 +139,45 @@ class MetricsLog(Callback):
         if self.run.is_main:
             figures = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             logger.info("step %d %s: %s", step, split, figures)
-        if self.writer is not None:
-            for name, value in metrics.items():
-                self.writer.add_scalar(f"{split}/{name}", value, step)
+        self.trackers.log(step, split, metrics)
 
     def on_evaluation(self, trainer: Trainer, metrics: dict[str, float], improved: bool) -> None:
         self._record(trainer.state.step, "evaluation", metrics)
 
     def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        self.trackers.finish()
+
+
+class Curves(Callback):
+    """Draws the curves of the run into its folder while it goes on.
+
+    A picture is drawn when there is something new, seldom enough to cost at most a few percent of
+    the time. One that cannot be drawn is told once, and never stops training.
+    """
+
+    def __init__(self, run: RunFolder, draw: Callable[[Path, Path], Any]) -> None:
+        """``draw`` makes a PNG, the second path, from a metrics.jsonl, the first."""
+        self.run, self.draw = run, draw
+        self.size, self.next = 0, 0.0
+
+    def on_step(self, trainer: Trainer, sums: MetricSums) -> None:
+        if self.run.is_main and time.monotonic() >= self.next:
+            records = self.run.path / "metrics.jsonl"
+            size = records.stat().st_size if records.is_file() else 0
+            if size != self.size:
+                self.size = size
+                self._draw(records)
+
+    def _draw(self, records: Path) -> None:
+        start = time.monotonic()
+        try:
+            self.draw(records, self.run.plots / "curves.png")
+        except Exception as error:  # A picture is not worth a run.
+            logger.warning("the curves cannot be drawn, training goes on without: %s", error)
+            self.next = math.inf
+            return
+        end = time.monotonic()
+        self.next = end + max(30.0, 50.0 * (end - start))
 
 
 class Evaluation(Callback):
@@ -179,88 +234,3 @@ class EarlyStopping(Callback):
         if trainer.state.evaluations_without_improvement >= self.patience:
             logger.info("no improvement in %d evaluations: stopping early", self.patience)
             trainer.should_stop = True
-
-
-class Checkpointer(Callback):
-    """Saves and loads the whole training state.
-
-    A checkpoint is written each ``every`` steps (0: at each evaluation), at every improvement, and
-    at the end; the last ``keep`` and the best are kept.
-    """
-
-    def __init__(self, run: RunFolder, *, every: int, keep: int, fingerprint: str | None) -> None:
-        """Write below ``run.checkpoints``; ``fingerprint`` is the tokenizer's."""
-        self.run, self.every, self.keep, self.fingerprint = run, every, keep, fingerprint
-        self.due = False
-
-    def on_evaluation(self, trainer: Trainer, metrics: dict[str, float], improved: bool) -> None:
-        self.due = self.due or improved or not self.every
-
-    def on_step(self, trainer: Trainer, sums: MetricSums) -> None:
-        state = trainer.state
-        scheduled = bool(self.every) and state.step % self.every == 0
-        if self.due or scheduled or state.step == trainer.max_steps:
-            self.save(trainer)
-
-    def save(self, trainer: Trainer) -> Path:
-        """Save the state after the current step; returns the checkpoint's folder."""
-        accelerator, step = trainer.accelerator, trainer.state.step
-        self.due = False
-        folder = self.run.checkpoints / f"step-{step}"
-        try:
-            checkpoint.write_rank(
-                self.run.checkpoints, step, accelerator.process_index, trainer.carry
-            )
-            accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
-                self._write_main(trainer)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            raise checkpoint.explain_write_failure(error, self.run.checkpoints, step) from error
-        accelerator.wait_for_everyone()
-        return folder
-
-    def _write_main(self, trainer: Trainer) -> None:
-        scaler = trainer.accelerator.scaler
-        optimizer = {
-            "optimizer": trainer.optimizer.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
-        }
-        state = {
-            "trainer": dataclasses.asdict(trainer.state),
-            "seconds": self.run.seconds,
-            "world_size": trainer.accelerator.num_processes,
-            "tokenizer_fingerprint": self.fingerprint,
-        }
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        step = trainer.state.step
-        checkpoint.write_main(self.run.checkpoints, step, model, optimizer, state)
-        checkpoint.prune(self.run.checkpoints, keep=self.keep, best_step=trainer.state.best_step)
-
-    def newest(self) -> Path | None:
-        """Return the newest sound checkpoint of this run."""
-        return checkpoint.newest_sound(self.run.checkpoints)
-
-    def load(self, trainer: Trainer, folder: Path) -> None:
-        """Restore everything that `save` wrote.
-
-        Raises:
-            CheckpointError: the checkpoint belongs to another model or tokenizer, or is damaged.
-        """
-        checkpoint.verify(folder)
-        state = checkpoint.read_state(folder)
-        if state["tokenizer_fingerprint"] != self.fingerprint:
-            raise CheckpointError(
-                f"the checkpoint {folder} was trained with another tokenizer than the one given"
-            )
-        accelerator = trainer.accelerator
-        checkpoint.load_weights(folder, accelerator.unwrap_model(trainer.model))
-        saved = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        trainer.optimizer.load_state_dict(saved["optimizer"])
-        if accelerator.scaler is not None and saved["scaler"]:
-            accelerator.scaler.load_state_dict(saved["scaler"])
-        trainer.state = TrainerState(**state["trainer"])
-        carry = checkpoint.read_rank(folder, accelerator.process_index, accelerator.device)
-        if carry is not None and state["world_size"] == accelerator.num_processes:
-            trainer.carry = carry
-        self.run.rewind(trainer.state.step, state["seconds"])
-        logger.info("going on from %s", os.fspath(folder))

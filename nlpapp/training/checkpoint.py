@@ -4,7 +4,8 @@ checkpoints/step-<n>/ holds
     model.safetensors    the weights
     optimizer.pt         the optimizer's state (tensors only, read with weights_only=True)
     rank-<r>.pt          for each process: the states of its random generators and its carry
-    state.json           step, epoch, position in the epoch, best evaluation, tokenizer fingerprint
+    state.json           step, epoch, position in the epoch, best evaluation, fingerprints of
+                         tokenizer and training data
     checksums.json       sha256 of each file above, written last
 """
 
@@ -20,8 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_file, save_file
 
 from nlpapp.disk import file_sha256
 from nlpapp.errors import CheckpointError
@@ -89,14 +89,19 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def write_main(
-    checkpoints: Path, step: int, model: nn.Module, optimizer: dict[str, Any], state: dict[str, Any]
+    checkpoints: Path,
+    step: int,
+    weights: dict[str, torch.Tensor],
+    optimizer: dict[str, Any],
+    state: dict[str, Any],
 ) -> Path:
     """Write weights, optimizer and state beside the ranks' files, and give the checkpoint its name.
 
     Call it on the main process after every process wrote its part. Returns the checkpoint's folder.
     """
     partial = partial_folder(checkpoints, step)
-    save_model(model, str(partial / "model.safetensors"))
+    whole = {name: tensor.contiguous() for name, tensor in weights.items()}
+    save_file(whole, partial / "model.safetensors", metadata={"format": "pt"})
     torch.save(optimizer, partial / "optimizer.pt")
     (partial / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
     checksums = {path.name: file_sha256(path) for path in sorted(partial.iterdir())}
@@ -176,19 +181,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "state.json").read_text(encoding="utf-8"))
 
 
-def load_weights(folder: Path, model: nn.Module) -> None:
-    """Load the weights of a checkpoint into ``model``.
-
-    Raises:
-        CheckpointError: they do not fit the model.
-    """
-    try:
-        load_model(model, str(folder / "model.safetensors"))
-    except Exception as error:  # safetensors raises its own errors and RuntimeError alike
-        raise CheckpointError(
-            f"the weights in {folder} do not fit this model: {error}. "
-            "Use the options of the run that wrote them."
-        ) from error
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint by name, on the CPU."""
+    return load_file(folder / "model.safetensors")
 
 
 def prune(checkpoints: Path, *, keep: int, best_step: int | None) -> None:
@@ -198,5 +193,9 @@ def prune(checkpoints: Path, *, keep: int, best_step: int | None) -> None:
     for step in steps:
         if step not in kept:
             shutil.rmtree(checkpoints / f"step-{step}")
+
+
+def remove_partial(checkpoints: Path) -> None:
+    """Remove checkpoints that were not finished."""
     for leftover in checkpoints.glob(".step-*.partial"):
         shutil.rmtree(leftover)

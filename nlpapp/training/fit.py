@@ -2,9 +2,10 @@
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -14,20 +15,22 @@ from nlpapp import seeding
 from nlpapp.data.sampling import StepData
 from nlpapp.errors import CheckpointError, ConfigError
 from nlpapp.objectives.step import Objective
-from nlpapp.training import checkpoint
 from nlpapp.training.callbacks import (
     Callback,
-    Checkpointer,
+    Curves,
     EarlyStopping,
     Evaluate,
     Evaluation,
     MetricsLog,
     ProgressBar,
 )
+from nlpapp.training.checkpointer import Checkpointer
 from nlpapp.training.optimizers import OptimizerConfig, build_optimizer
 from nlpapp.training.processes import on_cpu_group
 from nlpapp.training.run_folder import RunFolder
 from nlpapp.training.schedules import ScheduleConfig
+from nlpapp.training.sharding import copy_weights, model_to_train, sharding_plugin
+from nlpapp.training.speed_report import SpeedReport
 from nlpapp.training.trainer import Trainer
 
 logger = logging.getLogger("nlpapp")
@@ -41,12 +44,20 @@ class TrainingConfig:
     """Optimizer steps; when absent, num_epochs decides."""
     num_epochs: float = 3.0
     """Passes over the training data, where max_steps is absent; may be a fraction."""
+    max_hours: float | None = None
+    """Most hours of training and evaluation, those before a resume included: the learning rate then
+    falls by the clock where that is ahead of the steps, and reaches its end when time is up."""
     gradient_accumulation_steps: int = 1
     """Micro-batches that a process runs for one optimizer step; batch_size is split over them."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 turns clipping off."""
     precision: Literal["float32", "bf16", "fp16"] = "float32"
     """Arithmetic of the forward pass; weights and optimizer stay float32."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a
+    third more time."""
+    compile: bool = False
+    """Compile the model (torch.compile): the first steps take long, the others less."""
     log_every: int = 50
     """Optimizer steps between two records of training metrics."""
     evaluate_every: int = 0
@@ -63,8 +74,10 @@ class TrainingConfig:
     """Processes that prepare batches beside the training; 0: the training process does it."""
     tensorboard: bool = True
     """Write TensorBoard event files to <output_dir>/tensorboard."""
+    trackers: list[str] = field(default_factory=list)
+    """Trackers beside TensorBoard: wandb, mlflow, trackio, each where its package is installed."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """AdamW."""
+    """AdamW or LAMB."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """Learning-rate schedule."""
 
@@ -73,6 +86,8 @@ class TrainingConfig:
             raise ConfigError(f"training.max_steps is {self.max_steps}; it must be at least 1")
         if self.max_steps is None and not self.num_epochs > 0:
             raise ConfigError(f"training.num_epochs is {self.num_epochs}; it must be over 0")
+        if self.max_hours is not None and not self.max_hours > 0:
+            raise ConfigError(f"training.max_hours is {self.max_hours}; it must be over 0")
         for key in ("gradient_accumulation_steps", "log_every", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be at least 1")
@@ -108,6 +123,9 @@ def fit(
     best_metric: str | None = None,
     greater_is_better: bool = True,
     fingerprint: str | None = None,
+    data_fingerprint: str | None = None,
+    flops_per_token: float | None = None,
+    draw_curves: Callable[[Path, Path], Any] | None = None,
 ) -> dict[str, float]:
     """Train ``model`` on ``steps`` and return its figures.
 
@@ -123,9 +141,14 @@ def fit(
         best_metric: a name in these metrics that chooses the best weights.
         greater_is_better: whether more of ``best_metric`` is better.
         fingerprint: the tokenizer's, kept in checkpoints.
+        data_fingerprint: the training data's, kept in checkpoints.
+        flops_per_token: what the model needs for a token, forward and backward; adds
+            "model_flops_utilization".
+        draw_curves: makes a PNG (second path) of a metrics.jsonl (first) while training goes on.
 
     Returns:
-        The metrics of the best (or last) evaluation, and "steps", "seconds", "tokens_per_second".
+        The metrics of the best (or last) evaluation, and "steps", "tokens", "seconds",
+        "tokens_per_second".
 
     Raises:
         Interrupted: a stop signal came; the state was saved.
@@ -134,51 +157,92 @@ def fit(
     """
     # A process may train several models one after the other with different precisions.
     AcceleratorState._reset_state()
-    mixed_precision = {"float32": "no"}.get(training.precision, training.precision)
-    accelerator = Accelerator(mixed_precision=mixed_precision, cpu=on_cpu_group())
+    accelerator = Accelerator(
+        mixed_precision={"float32": "no"}.get(training.precision, training.precision),
+        cpu=on_cpu_group(),
+        fsdp_plugin=sharding_plugin(training.precision),
+    )
     set_seed(seed, "training", accelerator.process_index)
-    model.to(accelerator.device)
-    optimizer = build_optimizer(model, training.optimizer)
-    for group in optimizer.param_groups:
-        group["initial_lr"] = group["lr"]
-    prepared, prepared_optimizer = accelerator.prepare(model, optimizer)
+    # A model that will be cut into pieces is not put whole beside them on the device.
+    to_train = model_to_train(accelerator, model).to(accelerator.device)
+    prepared, optimizer = _prepare(accelerator, to_train, training)
     checkpointer = Checkpointer(
         run,
         every=training.checkpoint_every,
         keep=training.keep_checkpoints,
         fingerprint=fingerprint,
+        data_fingerprint=data_fingerprint,
+    )
+    speed = SpeedReport(
+        flops_per_token=flops_per_token, precision=training.precision, compiled=training.compile
     )
     trainer = Trainer(
         accelerator=accelerator,
         model=prepared,
-        optimizer=prepared_optimizer,
+        optimizer=optimizer,
         objective=objective,
         steps=steps,
         max_steps=training.total_steps(steps),
+        max_hours=training.max_hours,
         schedule=training.schedule,
         accumulation=training.gradient_accumulation_steps,
         max_grad_norm=training.max_grad_norm,
         num_workers=training.num_workers,
-        callbacks=_callbacks(run, training, checkpointer, evaluate, best_metric, greater_is_better),
+        callbacks=[
+            ProgressBar(description=run.path.name, enabled=run.is_main),
+            speed,
+            MetricsLog(
+                run,
+                every=training.log_every,
+                tensorboard=training.tensorboard,
+                trackers=training.trackers,
+            ),
+            *_evaluation(training, evaluate, best_metric, greater_is_better),
+            *([Curves(run, draw_curves)] if draw_curves is not None else []),
+            checkpointer,
+        ],
         checkpointer=checkpointer,
     )
     _resume(trainer, checkpointer, training.resume, run)
     trainer.fit()
-    return _result(trainer, run, best_metric)
+    metrics = _result(trainer, run, speed, best_metric)
+    if to_train is not model:
+        copy_weights(accelerator, prepared, model)
+    return metrics
 
 
-def _callbacks(
-    run: RunFolder,
+def _prepare(
+    accelerator: Accelerator, model: torch.nn.Module, training: TrainingConfig
+) -> tuple[torch.nn.Module, Any]:
+    if training.gradient_checkpointing:
+        _checkpoint_gradients(model)
+    if training.compile:
+        model.compile(dynamic=True)  # In place: the names of the weights stay.
+    optimizer = build_optimizer(model, training.optimizer)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return accelerator.prepare(model, optimizer)
+
+
+def _checkpoint_gradients(model: torch.nn.Module) -> None:
+    module: Any
+    for module in model.modules():
+        if getattr(module, "supports_gradient_checkpointing", False):
+            # The other way, reentrant, needs inputs with gradients, which token ids have not.
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+            return
+    raise ConfigError(
+        f"training.gradient_checkpointing is on, but {type(model).__name__} has none; leave it out"
+    )
+
+
+def _evaluation(
     training: TrainingConfig,
-    checkpointer: Checkpointer,
     evaluate: Evaluate | None,
     best_metric: str | None,
     greater_is_better: bool,
 ) -> list[Callback]:
-    callbacks: list[Callback] = [
-        ProgressBar(description=run.path.name, enabled=run.is_main),
-        MetricsLog(run, every=training.log_every, tensorboard=training.tensorboard),
-    ]
+    callbacks: list[Callback] = []
     if evaluate is not None:
         callbacks.append(
             Evaluation(
@@ -194,7 +258,7 @@ def _callbacks(
                 "early_stopping_patience needs an evaluation with a metric to compare"
             )
         callbacks.append(EarlyStopping(patience=training.early_stopping_patience))
-    return [*callbacks, checkpointer]
+    return callbacks
 
 
 def _resume(trainer: Trainer, checkpointer: Checkpointer, resume: str, run: RunFolder) -> None:
@@ -211,16 +275,22 @@ def _resume(trainer: Trainer, checkpointer: Checkpointer, resume: str, run: RunF
         run.rewind(-1, 0.0)
 
 
-def _result(trainer: Trainer, run: RunFolder, best_metric: str | None) -> dict[str, float]:
+def _result(
+    trainer: Trainer, run: RunFolder, speed: SpeedReport, best_metric: str | None
+) -> dict[str, float]:
     state = trainer.state
     metrics = dict(state.last_metrics)
     if best_metric is not None and state.best_step is not None:
         metrics = dict(state.best_metrics) | {"best_step": float(state.best_step)}
         if state.best_step != state.step:
             folder = run.checkpoints / f"step-{state.best_step}"
-            checkpoint.load_weights(folder, trainer.accelerator.unwrap_model(trainer.model))
+            trainer.checkpointer.load_weights(trainer, folder)
     metrics["steps"] = float(state.step)
+    metrics["tokens"] = state.tokens
     metrics["seconds"] = run.seconds
     metrics["tokens_per_second"] = state.tokens / max(state.train_seconds, 1e-9)
+    utilization = speed.utilization(trainer, metrics["tokens_per_second"])
+    if utilization is not None:
+        metrics["model_flops_utilization"] = utilization
     trainer.accelerator.wait_for_everyone()
     return metrics

@@ -27,16 +27,22 @@ logger = logging.getLogger("nlpapp")
 
 UNBINDING_KEYS = {
     "output_dir",
-    "workers",
-    "executor",
-    "ray_address",
-    "preview",
-    "training.resume",
-    "training.num_workers",
-    "training.log_every",
-    "training.keep_checkpoints",
+    *("workers", "executor", "ray_address", "preview"),
+    "hub",
+    *("training.resume", "training.num_workers", "training.log_every"),
+    *("training.checkpoint_every", "training.keep_checkpoints"),
+    *("training.tensorboard", "training.trackers"),
+    *("training.gradient_accumulation_steps", "training.gradient_checkpointing"),
+    *("training.compile", "unpad"),
 }
-"""Options that may differ between a run and its continuation: they change no number of the run."""
+"""Options, or groups of them, that may differ between a run and its continuation.
+
+All but the last four change no number of the run. Those four compute the same update in another
+way, as another number of processes does: it is the same but for its rounding and for which units
+dropout leaves out, and a run that met a batch too large for its memory can go on with them. What
+decides on the update itself, or on when it is judged (rates, batches, precision, max_steps,
+max_hours, evaluate_every), must stay as it was.
+"""
 
 FIRST_FILES = {"config.yaml", "environment.json", "train.log"}
 """What a run writes before it does anything."""
@@ -71,27 +77,28 @@ class RunFolder:
             seed: the run's seed, for environment.json.
 
         Raises:
-            ConfigError: the folder holds another run, or something that is not a run.
+            ConfigError: the folder holds another run, or something that is not a run, or cannot
+                be written to.
         """
         run = cls(Path(output_dir), is_main=int(os.environ.get("RANK", "0")) == 0)
         settings = dataclasses.asdict(config)
-        if (run.path / "metrics.json").is_file():
-            run.finished = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
-        if run.is_main:
-            _check_same_run(run.path, settings)
-            try:
+        try:
+            if (run.path / "metrics.json").is_file():
+                run.finished = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
+            if run.is_main:
+                _check_same_run(run.path, settings)
                 run.path.mkdir(parents=True, exist_ok=True)
                 text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
                 write_text(run.path / "config.yaml", text)
-            except OSError as error:
-                raise ConfigError(
-                    f"cannot write to the output folder {run.path}: {error}. "
-                    "Choose another output_dir, or make this one writable."
-                ) from error
-            if run.finished is None:
-                record = json.dumps(environment(command, seed), indent=2)
-                write_text(run.path / "environment.json", record)
-        _log_to(run.path / "train.log" if run.is_main else None)
+                if run.finished is None:
+                    record = json.dumps(environment(command, seed), indent=2)
+                    write_text(run.path / "environment.json", record)
+            _log_to(run.path / "train.log" if run.is_main else None)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write to the output folder {run.path}: {error}. "
+                "Choose another output_dir, or make this one writable."
+            ) from error
         if run.finished is not None:
             logger.info("%s is complete already: nothing to do (remove it to run again)", run.path)
         return run
@@ -161,13 +168,18 @@ def _check_same_run(path: Path, settings: dict[str, Any]) -> None:
     different = [
         f"{key}: {old.get(key, '(absent)')!r} there, {new.get(key, '(absent)')!r} now"
         for key in sorted(old.keys() | new.keys())
-        if key not in UNBINDING_KEYS and old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not _is_unbinding(key)
     ]
     if different:
         raise ConfigError(
             f"output_dir {path} holds another run; it differs in {'; '.join(different)}. "
             "Give another output_dir, or the same options to go on with that run."
         )
+
+
+def _is_unbinding(key: str) -> bool:
+    """Say whether ``key``, or a group that it is in, is unbinding; phases have options as well."""
+    return any(f".{name}." in f".{key}." for name in UNBINDING_KEYS)
 
 
 def environment(command: str, seed: int) -> dict[str, Any]:

@@ -2,18 +2,23 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
-from nlpapp.errors import ConfigError
+from nlpapp.errors import ConfigError, nearest
+
+SCHEDULES = (
+    *("linear", "cosine", "polynomial", "constant", "warmup_stable_decay"),
+    "inverse_square_root",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     """How the learning rate moves from 0 to its peak and down again."""
 
-    name: Literal["linear", "cosine", "polynomial", "constant", "warmup_stable_decay"] = "linear"
+    name: str = "linear"
     """Shape after warm-up: linear, cosine or polynomial decay over all remaining steps; constant;
-    or warmup_stable_decay, constant and then linear over the last decay_ratio of the steps."""
+    warmup_stable_decay, constant and then linear over the last decay_ratio of the steps; or
+    inverse_square_root, which falls as 1 / sqrt(step) (Vaswani et al. 2017)."""
     warmup_ratio: float = 0.1
     """Share of all steps in which the rate rises linearly from 0 to its peak."""
     decay_ratio: float = 0.2
@@ -24,6 +29,11 @@ class ScheduleConfig:
     """The rate at the last step, as a share of the peak."""
 
     def __post_init__(self) -> None:
+        if self.name not in SCHEDULES:
+            raise ConfigError(
+                f"schedule.name is '{self.name}'; expected {', '.join(SCHEDULES)}."
+                + nearest(self.name, SCHEDULES)
+            )
         for key in ("warmup_ratio", "decay_ratio", "final_ratio"):
             value = getattr(self, key)
             if not 0 <= value <= 1:
@@ -33,6 +43,28 @@ class ScheduleConfig:
                 f"schedule.warmup_ratio {self.warmup_ratio} and schedule.decay_ratio "
                 f"{self.decay_ratio} add up to more than 1"
             )
+
+
+def schedule_position(
+    step: int, total_steps: int, seconds: float, *, max_hours: float | None
+) -> int:
+    """Return how far the schedule has come, in steps: by the steps done or by the time spent.
+
+    The time's share counts in whole steps, so that a limit that is never reached changes nothing.
+
+    Args:
+        step: optimizer steps done.
+        total_steps: steps of the whole run.
+        seconds: time spent on the run, that before a resume included.
+        max_hours: time that the whole run may take; None: as long as its steps take.
+
+    Returns:
+        From ``step`` to ``total_steps``, which says that the run is over.
+    """
+    if max_hours is None:
+        return step
+    share = min(1.0, seconds / (3600 * max_hours))
+    return max(step, int(share * total_steps))
 
 
 def learning_rate_factor(config: ScheduleConfig, step: int, total_steps: int) -> float:
@@ -55,5 +87,6 @@ def learning_rate_factor(config: ScheduleConfig, step: int, total_steps: int) ->
         "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
         "polynomial": (1.0 - progress) ** config.power,
         "constant": 1.0,
+        "inverse_square_root": math.sqrt(max(1, warmup_steps) / max(1, step)),
     }[config.name]
     return config.final_ratio + (1.0 - config.final_ratio) * remaining

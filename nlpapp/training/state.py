@@ -1,10 +1,21 @@
 """Where training stands: the numbers that a checkpoint keeps as JSON."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 MetricSums = dict[str, list[Any]]
 """name -> [sum, count], as tensors where they are on a device."""
+
+
+def add_sums(sums: MetricSums, more: Mapping[str, Sequence[Any]]) -> None:
+    """Add the sums and counts of ``more`` to ``sums``, name by name.
+
+    Tensors are added as tensors: reading them would make the device wait at every step.
+    """
+    for name, (total, count) in more.items():
+        entry = sums.setdefault(name, [0.0, 0.0])
+        entry[0], entry[1] = entry[0] + total, entry[1] + count
 
 
 @dataclass

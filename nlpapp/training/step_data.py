@@ -70,16 +70,31 @@ class StepTotals:
     """Real (unpadded) tokens."""
     signal_number: int
     """A stop signal that some process received, or 0."""
+    seconds: float
+    """Time spent on the run, by the main process's clock."""
     is_complete: bool
     """Whether every process has data; a last step may have fewer examples than processes."""
 
 
 def step_totals(
-    accelerator: Accelerator, objective: Objective, micro_batches: list[Batch], signal_number: int
+    accelerator: Accelerator,
+    objective: Objective,
+    micro_batches: list[Batch],
+    *,
+    signal_number: int,
+    seconds: float,
 ) -> StepTotals:
     """Add up predictions, tokens and signals over the step's micro-batches and processes.
 
-    One exchange of a few numbers a step: it is what makes the loss the mean over the whole step.
+    One exchange of a few numbers a step: it is what makes the loss the mean over the whole step,
+    and what makes all processes stop at the same one.
+
+    Args:
+        accelerator: the processes.
+        objective: counts predictions.
+        micro_batches: this process's part of the step.
+        signal_number: a stop signal that this process received, or 0.
+        seconds: this process's clock.
 
     Raises:
         DataError: no process has anything to predict.
@@ -92,12 +107,15 @@ def step_totals(
             counts[name] = counts.get(name, 0.0) + count
     if accelerator.num_processes > 1:
         # A process without data does not know the terms, so the row has room for a few of them.
-        row = torch.zeros(3 + MOST_TERMS, dtype=torch.float64)
-        row[0], row[1], row[2] = tokens, signal_number, not micro_batches
-        row[3 : 3 + len(counts)] = torch.tensor(list(counts.values()))
+        row = torch.zeros(4 + MOST_TERMS, dtype=torch.float64)
+        row[:4] = torch.tensor(
+            [tokens, signal_number, not micro_batches, seconds], dtype=torch.float64
+        )
+        row[4 : 4 + len(counts)] = torch.tensor(list(counts.values()), dtype=torch.float64)
         rows = accelerator.gather(row[None].to(accelerator.device)).cpu()
         tokens, signal_number = int(rows[:, 0].sum()), int(rows[:, 1].max())
-        counts = dict(zip(counts, rows[:, 3:].sum(dim=0).tolist(), strict=False))
+        seconds = rows[0, 3].item()
+        counts = dict(zip(counts, rows[:, 4:].sum(dim=0).tolist(), strict=False))
         is_complete = not rows[:, 2].any().item()
     else:
         is_complete = bool(micro_batches)
@@ -106,5 +124,9 @@ def step_totals(
             "a training step has nothing to predict; check the labels or masks of the data"
         )
     return StepTotals(
-        counts=counts, tokens=tokens, signal_number=signal_number, is_complete=is_complete
+        counts=counts,
+        tokens=tokens,
+        signal_number=signal_number,
+        seconds=seconds,
+        is_complete=is_complete,
     )

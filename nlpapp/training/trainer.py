@@ -5,7 +5,6 @@ predictions, and updates once. Everything that happens now and then (logging, ev
 checkpoints) is a callback.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -15,20 +14,22 @@ import torch
 from accelerate import Accelerator
 
 from nlpapp.data.sampling import StepData
-from nlpapp.errors import Interrupted, TrainingError
-from nlpapp.objectives.step import Batch, Counts, Objective
+from nlpapp.errors import Interrupted
+from nlpapp.objectives.step import Batch, Objective
 from nlpapp.training.checkpoint import to_device
-from nlpapp.training.schedules import ScheduleConfig, learning_rate_factor
+from nlpapp.training.schedules import ScheduleConfig, learning_rate_factor, schedule_position
 from nlpapp.training.signals import StopSignals
-from nlpapp.training.state import MetricSums, TrainerState
-from nlpapp.training.step_data import load_epoch, step_totals
+from nlpapp.training.state import MetricSums, TrainerState, add_sums
+from nlpapp.training.step_data import StepTotals, load_epoch, step_totals
+from nlpapp.training.step_faults import check_finite, memory_advice
 
 if TYPE_CHECKING:
-    from nlpapp.training.callbacks import Callback, Checkpointer
+    from nlpapp.training.callbacks import Callback
+    from nlpapp.training.checkpointer import Checkpointer
 
 
 class Trainer:
-    """Runs ``steps`` through ``objective`` and ``model`` until ``max_steps``; see `fit`."""
+    """Runs ``steps`` through ``objective`` and ``model`` to the end of steps or of the time."""
 
     def __init__(
         self,
@@ -45,13 +46,14 @@ class Trainer:
         num_workers: int,
         callbacks: Sequence["Callback"],
         checkpointer: "Checkpointer",
+        max_hours: float | None = None,
     ) -> None:
         """Keep the parts; ``model`` and ``optimizer`` are prepared by ``accelerator`` already."""
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.objective, self.steps, self.max_steps = objective, steps, max_steps
         self.schedule, self.accumulation = schedule, accumulation
         self.max_grad_norm, self.num_workers = max_grad_norm, num_workers
-        self.callbacks, self.checkpointer = callbacks, checkpointer
+        self.callbacks, self.checkpointer, self.max_hours = callbacks, checkpointer, max_hours
         self.state = TrainerState()
         self.carry: list[Any] = [None] * accumulation
         self.should_stop = False
@@ -62,13 +64,13 @@ class Trainer:
 
         Raises:
             Interrupted: SIGTERM or SIGINT came; the state was saved.
-            TrainingError: the loss was not finite; that step updated nothing.
+            TrainingError: a loss was not finite, or a batch too large; that step updated nothing.
         """
         self.model.train()
         for callback in self.callbacks:
             callback.on_start(self)
         try:
-            with StopSignals() as signals:
+            with memory_advice(self), StopSignals() as signals:
                 while not self._is_done():
                     self._run_epoch(signals)
             for callback in self.callbacks:
@@ -78,12 +80,14 @@ class Trainer:
                 callback.close()
 
     def _run_epoch(self, signals: StopSignals) -> None:
-        start = time.perf_counter()
+        start, run = time.perf_counter(), self.checkpointer.run
         rest = (self.state.epoch, self.state.step_in_epoch, self.accumulation, self.num_workers)
         for micro_batches in load_epoch(self.steps, self.accelerator, *rest):
-            totals = step_totals(self.accelerator, self.objective, micro_batches, signals.received)
+            known: dict[str, Any] = {"signal_number": signals.received, "seconds": run.seconds}
+            totals = step_totals(self.accelerator, self.objective, micro_batches, **known)
+            self._schedule(totals.seconds)
             # A last step with fewer examples than processes is passed over.
-            metrics = self._train_step(micro_batches, totals.counts) if totals.is_complete else {}
+            metrics = self._train_step(micro_batches, totals) if totals.is_complete else {}
             self._advance()
             self.state.tokens += totals.tokens
             self.state.train_seconds += time.perf_counter() - start
@@ -106,45 +110,41 @@ class Trainer:
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
             self.carry = [None] * self.accumulation
 
-    def _train_step(self, micro_batches: list[Batch], counts: Counts) -> MetricSums:
+    def _schedule(self, seconds: float) -> None:
+        """Set the rate of this step; if the time is up, the step is the last."""
+        step, steps = self.state.step, self.max_steps
+        position = schedule_position(step, steps, seconds, max_hours=self.max_hours)
+        factor = learning_rate_factor(self.schedule, position, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self.learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
+        if position >= steps:
+            self.max_steps = step + 1
+
+    def _train_step(self, micro_batches: list[Batch], totals: StepTotals) -> MetricSums:
         """Do one optimizer step; return this process's sum and count of each metric."""
         sums: MetricSums = {}
-        loss = torch.zeros((), device=self.accelerator.device)
+        losses = []
         for index, batch in enumerate(micro_batches):
             batch = to_device(batch, self.accelerator.device)
             # Gradients are exchanged between processes only at the last micro-batch.
             wait = index < len(micro_batches) - 1
             sync = self.accelerator.no_sync(self.model) if wait else nullcontext()
             with sync, self.accelerator.autocast():
-                output = self.objective(self.model, batch, counts, self.carry[index])
+                output = self.objective(self.model, batch, totals.counts, self.carry[index])
                 # Processes' gradients are averaged; the loss is a sum over processes.
                 self.accelerator.backward(output.loss * self.accelerator.num_processes)
             self.carry[index] = output.carry
-            loss += output.loss.detach()
-            for name, (total, count) in output.metrics.items():
-                entry = sums.setdefault(name, [0.0, 0.0])
-                entry[0], entry[1] = entry[0] + total, entry[1] + count
-        self._check_finite(loss)
+            losses.append(output.loss.detach())
+            add_sums(sums, output.metrics)
+        check_finite(self, micro_batches, losses, sums)
         if self.max_grad_norm > 0:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        factor = learning_rate_factor(self.schedule, self.state.step, self.max_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate = group["initial_lr"] * factor
         self.optimizer.step()
         self.optimizer.zero_grad()
         return sums
 
     def _stop(self, signal_number: int) -> None:
-        path, step = self.checkpointer.save(self), self.state.step
-        message = f"stopped by signal {signal_number} after step {step}; saved {path}. "
-        message += "The same command goes on from there."
+        saved = f"after step {self.state.step}; saved {self.checkpointer.save(self)}"
+        message = f"stopped by signal {signal_number} {saved}. The same command goes on from there."
         raise Interrupted(message, signal_number=signal_number)
-
-    def _check_finite(self, loss: torch.Tensor) -> None:
-        total = self.accelerator.reduce(loss, reduction="sum").item()
-        if not math.isfinite(total):
-            last = self.checkpointer.newest() or "not written yet"
-            raise TrainingError(
-                f"the loss of step {self.state.step + 1} is {total}; stopped before the update. "
-                f"Last checkpoint: {last}. Lower the learning rate, check the data, or leave fp16."
-            )

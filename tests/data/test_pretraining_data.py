@@ -99,6 +99,24 @@ def test_a_damaged_shard_is_named_with_the_way_out(tmp_path):
     assert len(PretrainingData.open(make(tmp_path / "x"), verify=False)) == 50
 
 
+def test_the_fingerprint_is_of_content_and_options(tmp_path):
+    first = PretrainingData.open(make(tmp_path / "first"))
+    again = PretrainingData.open(make(tmp_path / "again"))
+    assert first.fingerprint == again.fingerprint
+    assert first.fingerprint.startswith("50 instances in shards ")
+    table = as_table(ROWS["nsp"], NSP)
+    fewer = PretrainingData.open(write_folder(tmp_path / "fewer", [table[:20], table[21:]]))
+    assert fewer.fingerprint.startswith("49 instances") and first.fingerprint.split()[4] not in (
+        fewer.fingerprint
+    )
+    path = tmp_path / "again" / "manifest.json"
+    manifest = json.loads(path.read_text()) | {"options": {"masked_lm_prob": 0.4}}
+    path.write_text(json.dumps(manifest))
+    masked = PretrainingData.open(tmp_path / "again").fingerprint
+    assert masked.split(" with ")[0] == first.fingerprint.split(" with ")[0]
+    assert masked != first.fingerprint
+
+
 def test_datasets_loads_the_shards(tmp_path):
     encoding = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ("input_ids",)}
     folder = make(tmp_path / "x", use_dictionary=False, column_encoding=encoding)

@@ -28,6 +28,7 @@ SIZES = {
 }
 KEYS = {
     "bilstm": ("vocab_size", "embedding_size", "hidden_size", "classifier_size"),
+    "text_cnn": ("vocab_size", "embedding_size", "classifier_size"),
     "distilbert": ("vocab_size", "dim", "hidden_dim", "n_layers", "n_heads"),
 }
 RELATIVE = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
@@ -47,7 +48,7 @@ def build_model(kind: str, *, labels=LABELS, **options):
         kind, [key for key in SIZES if key not in ("dim", "hidden_dim", "n_layers", "n_heads")]
     )
     sizes = {key: SIZES[key] for key in keys} | {"max_position_embeddings": 48, "pad_token_id": 0}
-    if kind == "bilstm":
+    if kind in ("bilstm", "text_cnn"):
         del sizes["max_position_embeddings"]
     if kind in ("roberta", "xlm-roberta", "camembert", "mpnet"):  # positions start at 2
         sizes |= {"type_vocab_size": 1, "pad_token_id": 1, "max_position_embeddings": 50}

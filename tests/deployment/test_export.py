@@ -19,7 +19,10 @@ from nlpapp.deployment.export import (
     input_names,
     random_feeds,
 )
+from nlpapp.deployment.runtime import Predictor
 from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.models.text_cnn import TextCnnSizeConfig, build_text_cnn
+from nlpapp.text.student_vocabulary import word_tokenizer
 from tests.deployment.models import build_encoder, build_model, load_tokenizer
 
 
@@ -243,3 +246,26 @@ def test_quantising_gives_the_root_logger_no_console_handler(tokenizer, tmp_path
         build_model("bilstm"), tokenizer, tmp_path / "bundle", max_seq_length=12, batches=12
     )
     assert root.handlers == []
+
+
+@pytest.mark.parametrize("siamese", [False, True])
+def test_a_student_with_words_of_its_own_is_exported_with_them(siamese, tmp_path):
+    words = word_tokenizer(["a good film", "bad cat"], min_frequency=1, max_words=9, lowercase=True)
+    size = TextCnnSizeConfig(embedding_size=12, filters=6, classifier_size=8)
+    ends = {"vocab_size": len(words), "pad_token_id": 0, "label_names": ("no", "yes")}
+    torch.manual_seed(0)
+    model = build_text_cnn(size, siamese=siamese, **ends).eval()
+    formats = [] if siamese else ["torch-export"]
+    metrics = export_classifier(
+        model, words, tmp_path / "b", max_seq_length=9, formats=formats, batches=20
+    )
+    assert metrics["fp32_max_difference"] < 1e-5 and metrics["int8_weight_share"] > 0.9
+    text = ("A good film", "zebra") if siamese else "A good zebra"
+    (found,) = Predictor(tmp_path / "b").predict([text])
+    batch = words(text[0] if siamese else text, return_tensors="pt")
+    if siamese:
+        other = words(text[1], return_tensors="pt")
+        batch |= {f"{name}_b": value for name, value in other.items()}
+    with torch.no_grad():
+        expected = model(**batch).logits.softmax(1)[0, 1].item()
+    assert found["probabilities"]["yes"] == pytest.approx(expected, abs=1e-5)

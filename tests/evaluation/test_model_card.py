@@ -150,3 +150,13 @@ def test_writing_again_replaces_the_card(tmp_path):
     assert "# New" in card.text
     assert "Old" not in card.text
     assert [entry.name for entry in path.parent.iterdir()] == ["README.md"]
+
+
+def test_the_curves_go_where_the_card_goes(tmp_path, run_folder):
+    _, card = write(tmp_path / "model", run_folder=run_folder)
+    assert "curves.png" not in card.text
+    (run_folder / "plots").mkdir()
+    (run_folder / "plots" / "curves.png").write_bytes(b"a picture")
+    _, card = write(tmp_path / "model", run_folder=run_folder)
+    assert "](curves.png)" in card.text
+    assert (tmp_path / "model" / "curves.png").read_bytes() == b"a picture"

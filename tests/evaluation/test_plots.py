@@ -242,3 +242,20 @@ def test_nothing_global_is_used(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "bars.png")], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_picture_is_whole_or_absent(tmp_path, monkeypatch):
+    """A run draws its curves again while somebody looks at them."""
+    records = tmp_path / "metrics.jsonl"
+    records.write_text('{"step": 1, "split": "train", "loss": 2.0}\n')
+    picture = plots.plot_curves(records, tmp_path / "plots" / "curves.png")
+    before = picture.read_bytes()
+
+    def fail(self, file, **options):
+        file.write(b"half")
+        raise OSError("no space")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    with pytest.raises(OSError, match="no space"):
+        plots.plot_curves(records, picture)
+    assert picture.read_bytes() == before and list(picture.parent.iterdir()) == [picture]

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertForPreTraining,
 )
 
-from nlpapp.models.bert import BertPretrainingModel, apply_similarity_start
+from nlpapp.models.bert import BertPretrainingModel
 from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.pretrained import save_model_folder
 
@@ -33,18 +34,25 @@ def batch() -> dict[str, torch.Tensor]:
     }
 
 
-def test_logits_equal_transformers_at_the_masked_positions(bert, batch):
+def test_outputs_equal_transformers_at_the_masked_positions(bert, batch):
     positions = torch.tensor([2, 9, 13, 26])
-    masked_lm, next_sentence = BertPretrainingModel(bert)(**batch, masked_positions=positions)
+    labels = torch.tensor([7, 8, 9, 10])
     reference = bert(**batch)
-    assert masked_lm.shape == (4, 50) and next_sentence.shape == (3, 2)
-    torch.testing.assert_close(masked_lm, reference.prediction_logits.flatten(0, 1)[positions])
+    scores = reference.prediction_logits.flatten(0, 1)[positions]
+    labels[1] = scores[1].argmax()
+    loss, right, next_sentence = BertPretrainingModel(bert)(
+        **batch, masked_positions=positions, masked_labels=labels
+    )
+    torch.testing.assert_close(loss, F.cross_entropy(scores, labels, reduction="sum"))
+    assert right == (scores.argmax(1) == labels).sum() and right >= 1
+    assert next_sentence.shape == (3, 2)
     torch.testing.assert_close(next_sentence, reference.seq_relationship_logits)
 
 
-def test_nothing_to_predict_gives_no_logits(bert, batch):
+def test_nothing_to_predict_is_no_loss(bert, batch):
     none = torch.empty(0, dtype=torch.long)
-    assert BertPretrainingModel(bert)(**batch, masked_positions=none)[0].shape == (0, 50)
+    outputs = BertPretrainingModel(bert)(**batch, masked_positions=none, masked_labels=none)
+    assert outputs[0] == 0 and outputs[1] == 0
 
 
 def test_the_folder_loads_in_transformers_with_equal_outputs(bert, batch, tmp_path):
@@ -59,24 +67,3 @@ def test_the_folder_loads_in_transformers_with_equal_outputs(bert, batch, tmp_pa
     torch.testing.assert_close(
         classifier.bert(**batch).pooler_output, bert.bert(**batch).pooler_output
     )
-
-
-def test_similarity_start_makes_equal_words_attend_to_each_other():
-    size = BertSizeConfig(
-        num_layers=2, hidden_size=64, num_heads=2, initializer_range=0.1, similarity_start=True
-    )
-    torch.manual_seed(0)
-    model = apply_similarity_start(BertForPreTraining(bert_config(size, vocab_size=50)).eval())
-    model.set_attn_implementation("eager")
-    ids = torch.tensor([[5, 6, 7, 8, 9, 10, 6, 11]])
-    attention = model.bert(input_ids=ids, output_attentions=True).attentions[0].mean(1)[0]
-    others = [column for column in range(8) if column not in (1, 6)]
-    assert attention[1, 6] > 2 * attention[1, others].max()
-
-
-def test_similarity_start_is_off_unless_asked_for():
-    torch.manual_seed(0)
-    model = BertForPreTraining(bert_config(SIZE, vocab_size=50))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    apply_similarity_start(model)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

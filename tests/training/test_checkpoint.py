@@ -36,19 +36,19 @@ def test_a_named_checkpoint_that_is_damaged_is_refused(tmp_path):
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path, monkeypatch):
-    real = checkpoint.save_model
+    real = checkpoint.save_file
 
-    def full(model, path):
-        if "step-20" in path:
+    def full(weights, path, **options):
+        if "step-20" in str(path):
             raise OSError(28, "No space left on device")
-        real(model, path)
+        real(weights, path, **options)
 
-    monkeypatch.setattr(checkpoint, "save_model", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     config = toy(tmp_path / "run", training={"checkpoint_every": 10})
     with pytest.raises(CheckpointError, match=r"the disk is full.*step-10"):
         train(config)
     assert os.listdir(tmp_path / "run" / "checkpoints") == ["step-10"]
-    monkeypatch.setattr(checkpoint, "save_model", real)
+    monkeypatch.setattr(checkpoint, "save_file", real)
     resumed, _ = train(config)
     whole, _ = train(toy(tmp_path / "whole", training={"checkpoint_every": 10}))
     check_identical(state_of(whole), state_of(resumed))

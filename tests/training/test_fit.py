@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from nlpapp.errors import ConfigError
-from nlpapp.training import checkpoint
+from nlpapp.training import checkpoint, speed_report
 from nlpapp.training.fit import TrainingConfig
 from tests.training.toy import train
 from tests.training.toy_runs import (
@@ -68,6 +69,7 @@ def test_lower_precision_trains(tmp_path, precision):
         {"max_steps": None, "num_epochs": 0},
         {"keep_checkpoints": 0},
         {"num_workers": -1},
+        {"max_hours": 0.0},
     ],
 )
 def test_impossible_options_are_refused(options):
@@ -86,3 +88,48 @@ class Uneven:
 def test_epochs_of_uneven_length_are_added_up(epochs, steps):
     assert TrainingConfig(num_epochs=epochs).total_steps(Uneven()) == steps
     assert TrainingConfig(num_epochs=epochs, max_steps=7).total_steps(Uneven()) == 7
+
+
+def test_a_compiled_model_is_the_same_model(tmp_path, monkeypatch):
+    """Compiled without code generation; the names of the weights and their values stay."""
+    real, seen = torch.nn.Module.compile, []
+
+    def compile_eagerly(self, **options):
+        seen.append(options)
+        real(self, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_eagerly)
+    plain, _ = train(toy(tmp_path / "plain", training={"max_steps": 3}))
+    compiled, _ = train(toy(tmp_path / "compiled", training={"max_steps": 3, "compile": True}))
+    assert seen == [{"dynamic": True}]
+    first, second = state_of(plain), state_of(compiled)
+    assert first.keys() == second.keys()
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+    assert "torch.compile: the first step took" in (tmp_path / "compiled/train.log").read_text()
+
+
+def test_gradient_checkpointing_needs_a_model_that_has_it(tmp_path):
+    with pytest.raises(ConfigError, match="ToyModel has none"):
+        train(toy(tmp_path / "run", training={"gradient_checkpointing": True}))
+
+
+def test_utilization_and_curves_are_told_where_they_can_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed_report, "matmul_peak", lambda device, dtype: 1e6)
+    speed_report._peak.cache_clear()
+    drawn = []
+    _, metrics = train(
+        toy(tmp_path / "run"), flops_per_token=2.0, draw_curves=lambda *paths: drawn.append(paths)
+    )
+    speed_report._peak.cache_clear()
+    assert metrics["model_flops_utilization"] == 2.0 * metrics["tokens_per_second"] / 1e6
+    assert metrics["tokens"] > 0
+    run = tmp_path / "run"
+    assert drawn[0] == (run / "metrics.jsonl", run / "plots" / "curves.png")
+
+
+def test_time_that_is_up_ends_the_run_with_a_rate_of_zero(tmp_path):
+    """An hour's ten-millionth is over at the first look at the clock."""
+    _, metrics = train(toy(tmp_path / "run", training={"max_hours": 1e-7, "log_every": 1}))
+    assert metrics["steps"] == 1
+    record = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert record["learning_rate"] == 0.0

@@ -8,7 +8,7 @@ import yaml
 
 from nlpapp.errors import ConfigError
 from nlpapp.training.fit import TrainingConfig
-from nlpapp.training.run_folder import RunFolder, flatten
+from nlpapp.training.run_folder import RunFolder, _is_unbinding, flatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,29 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("nlpapp.training.run_folder.write_text", refuse)
     with pytest.raises(ConfigError, match="cannot write to the output folder"):
         open_run(tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ConfigError, match=r"cannot write to the output folder.*file/run"):
+        open_run(tmp_path / "file" / "run")
+
+
+def test_options_that_leave_the_update_as_it_is_may_change(tmp_path):
+    open_run(tmp_path / "run").log(1, "train", {"loss": 1.0})
+    safe = TrainingConfig(
+        gradient_accumulation_steps=4, checkpoint_every=7, tensorboard=False, log_every=1
+    )
+    open_run(tmp_path / "run", training=safe)
+    for bound in ({"max_steps": 7}, {"precision": "bf16"}, {"evaluate_every": 3}):
+        (key,) = bound
+        with pytest.raises(ConfigError, match=rf"differs in training.{key}: "):
+            open_run(tmp_path / "run", training=replace(safe, **bound))
+
+
+def test_options_of_phases_are_bound_in_the_same_way():
+    assert _is_unbinding("second.training.num_workers") and _is_unbinding("hub.repository")
+    assert not _is_unbinding("second.training.max_hours") and not _is_unbinding("num_workers_x")
 
 
 def test_rewind_drops_later_and_broken_records(tmp_path):

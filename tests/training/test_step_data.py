@@ -25,14 +25,16 @@ class OneProcess:
 
 def test_totals_of_a_step():
     batches = make_steps(8, shuffle=False).micro_batches(0, 0, rank=0, world_size=1, accumulation=2)
-    totals = step_totals(OneProcess(), ToyObjective(), batches, signal.SIGTERM)
+    known = {"signal_number": signal.SIGTERM, "seconds": 7.5}
+    totals = step_totals(OneProcess(), ToyObjective(), batches, **known)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in batches)
     assert totals.counts == {"targets": tokens} and totals.tokens == tokens
-    assert totals.signal_number == signal.SIGTERM and totals.is_complete
+    assert totals.signal_number == signal.SIGTERM and totals.seconds == 7.5
+    assert totals.is_complete
 
 
 def test_a_step_with_nothing_to_predict_is_refused():
     (batch,) = make_steps(8).micro_batches(0, 0, rank=0, world_size=1, accumulation=1)
     batch["attention_mask"] = torch.zeros_like(batch["attention_mask"])
     with pytest.raises(DataError, match="nothing to predict"):
-        step_totals(OneProcess(), ToyObjective(), [batch], 0)
+        step_totals(OneProcess(), ToyObjective(), [batch], signal_number=0, seconds=0.0)

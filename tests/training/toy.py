@@ -106,9 +106,9 @@ def main(output_dir: str, weights: str, *options: str) -> None:
     """Run under torchrun: train, and let the main process save its weights."""
     from nlpapp.training.evaluate import predict_rows
 
-    training = TrainingConfig(
-        max_steps=12, tensorboard=False, **dict(o.split("=") for o in options)
-    )
+    given = dict(option.split("=") for option in options)
+    numbers = {name: int(value) if value.isdigit() else value for name, value in given.items()}
+    training = TrainingConfig(max_steps=12, tensorboard=False, **numbers)
     model, _ = train(ToyConfig(output_dir=output_dir, training=training))
     rows = predict_rows(
         model,

@@ -1,0 +1,70 @@
+"""The BERT that pretraining starts from: random weights of some size, or a model folder."""
+
+import logging
+
+from transformers import BertForPreTraining
+
+from nlpapp.models.bert_size import BertSizeConfig, bert_config
+from nlpapp.models.initial_attention import apply_initial_attention
+from nlpapp.models.pretrained import (
+    check_sequence_length,
+    check_tokenizer_fits,
+    load_pretrained,
+    read_config,
+)
+
+logger = logging.getLogger("nlpapp")
+
+ADAPTATION_RATE = 2e-5
+"""What the original BERT's README advises for going on from its weights."""
+
+
+def build_pretraining_bert(
+    folder: str | None,
+    *,
+    size: BertSizeConfig,
+    vocab_size: int,
+    pad_token_id: int,
+    fingerprint: str,
+    longest: int,
+) -> BertForPreTraining:
+    """Return the model to pretrain; what is random comes from torch's generator.
+
+    Args:
+        folder: weights to go on from; None: random ones.
+        size: of a random model.
+        vocab_size: entries of the tokenizer.
+        pad_token_id: of the tokenizer.
+        fingerprint: of the tokenizer.
+        longest: tokens of the longest sequence it will read.
+
+    Raises:
+        CheckpointError: there is no model in ``folder``, or a damaged one.
+        ConfigError: it was trained with another tokenizer, or has too few positions.
+    """
+    bert: BertForPreTraining
+    if folder is not None:
+        bert = load_pretrained(BertForPreTraining, folder)
+    else:
+        config = bert_config(size, vocab_size=vocab_size, pad_token_id=pad_token_id)
+        bert = BertForPreTraining(config)
+        apply_initial_attention(bert)
+    check_sequence_length(bert, longest)
+    check_tokenizer_fits(bert, vocab_size=vocab_size, fingerprint=fingerprint)
+    return bert
+
+
+def positions_of(folder: str | None, size: BertSizeConfig, *, vocab_size: int) -> int:
+    """Return the longest sequence, in tokens, that the model of these options will read."""
+    config = read_config(folder) if folder else bert_config(size, vocab_size=vocab_size)
+    return int(config.max_position_embeddings)
+
+
+def warn_of_high_rate(folder: str | None, learning_rate: float) -> None:
+    """Advise against a rate that pretrained weights, if there are any, will hardly survive."""
+    if folder is not None and learning_rate > 5 * ADAPTATION_RATE:
+        logger.warning(
+            "learning_rate %g may wipe out what the model in %s has learned; %g is usual for going "
+            "on from pretrained weights",
+            *(learning_rate, folder, ADAPTATION_RATE),
+        )

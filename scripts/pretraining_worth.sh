@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# What two hours of pretraining on a CPU are worth: a mini BERT pretrained in two phases, fine-tuned on SST-2, MRPC and CoLA, beside
+# the same model fine-tuned from random weights, five seeds each.
+#
+#   scripts/pretraining_worth.sh <data folder> [output folder]
+#
+# The data folder holds
+#   corpora/en/imdb_unsup_docs.txt    50,000 reviews, a sentence a line, a blank line between documents
+#   corpora/en/novels/*.txt           public-domain novels
+#   glue_data/{SST-2,MRPC,CoLA}       the official files
+# docs/measurements.md has the figures. A stage that is complete is passed over, an interrupted one goes on.
+set -euo pipefail
+data=${1:?usage: scripts/pretraining_worth.sh <data folder> [output folder]}
+out=${2:-runs/worth}
+novels="$data/corpora/en/novels"
+mkdir -p "$out"
+
+# Every fiftieth review is held out, with two novels of an author who is not in the training text.
+awk -v RS= -v ORS='\n\n' 'NR % 50 != 0' "$data/corpora/en/imdb_unsup_docs.txt" > "$out/reviews.txt"
+awk -v RS= -v ORS='\n\n' 'NR % 50 == 0' "$data/corpora/en/imdb_unsup_docs.txt" > "$out/held-out.txt"
+train="[\"$out/reviews.txt\", \"$novels/[A-F]*.txt\"]"
+heldout="[\"$out/held-out.txt\", \"$novels/Tr*.txt\"]"
+
+nlpapp train-tokenizer --inputs "$train" --vocab_size 8000 --max_bytes 20000000 --output_dir "$out/tokenizer"
+tokenizer="$out/tokenizer/model"
+phases='[{name: phase1, max_seq_length: 128}, {name: phase2, max_seq_length: 512}]'
+nlpapp make-data --inputs "$train" --tokenizer "$tokenizer" --dupe_factor 1 --masking dynamic --phases "$phases" \
+  --output_dir "$out/data"
+nlpapp make-data --inputs "$heldout" --tokenizer "$tokenizer" --dupe_factor 1 --phases "$phases" --output_dir "$out/held-out"
+
+nlpapp pretrain --config configs/pretrain/cpu.yaml --tokenizer "$tokenizer" --output_dir "$out/bert"
+
+glue=(--data_dir "$data/glue_data" --tasks '[sst2, mrpc, cola]' --seeds 5 --model "$out/bert/model" --dropout 0.1
+  --training.num_epochs 3 --training.keep_checkpoints 1 --training.tensorboard false --workers 2)
+nlpapp glue "${glue[@]}" --training.optimizer.learning_rate 2e-4 --output_dir "$out/glue"
+nlpapp glue "${glue[@]}" --training.optimizer.learning_rate 2e-4 --from_scratch true --output_dir "$out/glue-random-weights"
+nlpapp report --runs "[\"$out/glue\", \"$out/glue-random-weights\"]" --output "$out/report.html"

@@ -1,0 +1,59 @@
+"""What pretraining starts from: random weights of a size, a folder, and the warnings of both."""
+
+import logging
+
+import pytest
+import torch
+
+from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.models.bert_size import BertSizeConfig
+from nlpapp.models.bert_start import build_pretraining_bert, positions_of, warn_of_high_rate
+from nlpapp.models.pretrained import save_model_folder
+
+SIZE = BertSizeConfig(num_layers=1, hidden_size=8, num_heads=2, max_position_embeddings=16)
+
+
+def build(folder=None, **changes):
+    options = {"size": SIZE, "vocab_size": 30, "pad_token_id": 0, "fingerprint": "f", "longest": 16}
+    torch.manual_seed(1)
+    return build_pretraining_bert(folder, **options | changes)
+
+
+def test_random_weights_come_from_torchs_generator():
+    first, second = build().state_dict(), build().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["bert.embeddings.word_embeddings.weight"].shape == (30, 8)
+
+
+def test_similarity_start_is_applied():
+    size = BertSizeConfig(num_layers=1, hidden_size=8, num_heads=2, similarity_start=True)
+    attention = build(size=size).bert.encoder.layer[0].attention.self
+    assert torch.equal(attention.key.weight, attention.query.weight)
+
+
+def test_a_folder_gives_its_weights_whatever_the_size(tmp_path):
+    first = build()
+    save_model_folder(first, tmp_path / "model", fingerprint="f")
+    second = build(str(tmp_path / "model"), size=BertSizeConfig(name="base"))
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+    assert positions_of(str(tmp_path / "model"), BertSizeConfig(), vocab_size=30) == 16
+    with pytest.raises(ConfigError, match="another tokenizer"):
+        build(str(tmp_path / "model"), fingerprint="another")
+    with pytest.raises(CheckpointError, match="not a model folder"):
+        build(str(tmp_path))
+
+
+def test_sequences_have_to_fit():
+    assert positions_of(None, SIZE, vocab_size=30) == 16
+    with pytest.raises(ConfigError, match="max_seq_length 17 is over the model's 16 positions"):
+        build(longest=17)
+
+
+@pytest.mark.parametrize(
+    ("folder", "rate", "warned"), [("m", 1e-3, True), ("m", 1e-4, False), (None, 1e-3, False)]
+)
+def test_a_rate_far_above_that_of_adaptation_is_warned_of(caplog, folder, rate, warned):
+    caplog.set_level(logging.WARNING, logger="nlpapp")
+    warn_of_high_rate(folder, rate)
+    assert ("2e-05 is usual for going on" in caplog.text) == warned
