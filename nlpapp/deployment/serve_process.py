@@ -78,8 +78,8 @@ def share_cores(workers: int, threads: int) -> tuple[int, int]:
     """Return how many processes serve, and how many batches each computes at a time.
 
     A process that computes several batches side by side has a longer queue to choose rows of like
-    length from, and one copy of the weights: with two cores it answers 1.4 times what two processes
-    do (docs/measurements.md). Its one event loop is busy at some four cores.
+    length from, and one copy of the weights: with two cores it answers a sixth more than two
+    processes do (docs/measurements.md). Its one event loop is busy at some four cores.
 
     Args:
         workers: processes; 0: one for each `CORES_OF_A_PROCESS` cores.
