@@ -29,8 +29,7 @@ import numpy as np
 import psutil
 
 from nlpapp.deployment.runtime import open_bundle
-from nlpapp.deployment.serve_process import available_cores
-from nlpapp.deployment.serve_process import bind
+from nlpapp.deployment.serve_process import available_cores, bind
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 
