@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from nlpapp import seeding
 from nlpapp.data.corpus_plan import BLOCK_BYTES
+from nlpapp.data.masking import exchange
 from nlpapp.data.pretraining_data import PretrainingExample
 from nlpapp.data.pretraining_instances import PretrainingOptions, SpecialIds, build_table
 from nlpapp.data.sampling import group_by_length, padding_share
@@ -88,9 +89,16 @@ def _examples(table: pa.Table) -> list[PretrainingExample]:
     examples = []
     for row in table.to_pylist():
         values = {
-            name: np.array(value) if isinstance(value, list) else value
+            # Without its type, numpy would take an empty list for one of floats.
+            name: np.array(value, None if value else np.int64) if isinstance(value, list) else value
             for name, value in row.items()
         }
+        if "masked_lm_inputs" in values:
+            values["input_ids"], values["masked_lm_ids"] = exchange(
+                values["input_ids"],
+                values["masked_lm_positions"],
+                values.pop("masked_lm_inputs"),
+            )
         examples.append(PretrainingExample(**missing | values))
     return examples
 

@@ -14,7 +14,7 @@ import numpy as np
 from nlpapp.disk import damage, read_json, write_json
 from nlpapp.errors import DataError
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished"
 """Folder of what is needed to go on after an interruption; gone when the data is complete."""
@@ -103,7 +103,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise DataError(
             f"{path} is of format {manifest.get('format')}; this version of nlpapp reads {FORMAT}. "
-            "Run make-data again."
+            f"Make the data again in another folder: `{repair_command(folder)} --output_dir ...`."
         )
     return manifest
 

@@ -165,6 +165,18 @@ def mask_tokens(
     )
 
 
+def exchange(
+    ids: np.ndarray, positions: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``ids`` with ``values`` at ``positions``, and what stood there.
+
+    With what the model sees, masks go in, and the labels come out; with the labels, the reverse.
+    """
+    changed = ids.copy()
+    changed[positions] = values
+    return changed, ids[positions]
+
+
 def _choose_tokens(
     maskable: np.ndarray, offsets: np.ndarray, budget: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:

@@ -6,7 +6,9 @@
     masked_lm_positions, masked_lm_ids   one value for each prediction
     next_sentence_label                  one value for each instance; or sentence_order_label
 
-Each is a raw file of that name; types are those of the shards.
+Each is a raw file of that name; types are those of the shards. Static masks, which lie beside the
+text in the shards (``masked_lm_inputs``), are put into input_ids, and what stood there becomes
+masked_lm_ids.
 """
 
 import os
@@ -18,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nlpapp.data.masking import exchange
 from nlpapp.errors import DataError
 
 ROWS_AT_ONCE = 2048
@@ -28,7 +31,7 @@ LIST_COLUMNS = {
     "token_type_ids": "token_offsets",
     "word_continues": "token_offsets",
     "masked_lm_positions": "prediction_offsets",
-    "masked_lm_ids": "prediction_offsets",
+    "masked_lm_inputs": "prediction_offsets",
 }
 """Columns of lists -> the array that says where each instance begins."""
 
@@ -108,13 +111,14 @@ class ArrayFiles:
             raise DataError(f"{path} cannot be read as parquet: {error}") from error
 
     def _append_rows(self, batch: pa.RecordBatch, path: Path) -> None:
+        arrays: dict[str, np.ndarray] = {}
         lengths: dict[str, np.ndarray] = {}
         for name in batch.schema.names:
             column = batch.column(name)
             values = column.flatten() if name in LIST_COLUMNS else column
             if column.null_count or values.null_count:
                 raise DataError(f"{path}: column {name} has empty (null) values; it must have none")
-            self._append(name, values.to_numpy(zero_copy_only=False))
+            arrays[name] = values.to_numpy(zero_copy_only=False)
             if name in LIST_COLUMNS:
                 own = column.value_lengths().to_numpy().astype(np.int64)
                 shared = lengths.setdefault(LIST_COLUMNS[name], own)
@@ -124,6 +128,10 @@ class ArrayFiles:
                         f"{path}: column {name} has a row of {own[row]} values where the column "
                         f"before it has {shared[row]}; both must have the same number"
                     )
+        if "masked_lm_inputs" in arrays:
+            _put_masks(arrays, lengths, path)
+        for name, values in arrays.items():
+            self._append(name, values)
         for name, counts in lengths.items():
             self._append(name, counts.cumsum() + self._last.get(name, 0))
         self._append("lengths", lengths["token_offsets"])
@@ -135,12 +143,13 @@ class ArrayFiles:
         if self._types is None:
             _check_columns(types, path)
             self._types = types
-            if "masked_lm_ids" in types:
+            if "masked_lm_inputs" in types:
                 self._add("prediction_offsets", np.dtype(np.int64))
                 self._append("prediction_offsets", np.zeros(1, dtype=np.int64))
             for name, kind in types.items():
                 value = kind.value_type if name in LIST_COLUMNS else kind
-                self._add(name, np.dtype(value.to_pandas_dtype()))
+                array = "masked_lm_ids" if name == "masked_lm_inputs" else name
+                self._add(array, np.dtype(value.to_pandas_dtype()))
         elif types != self._types:
             raise DataError(
                 f"{path} has the columns {_described(types)}, but the first shard has "
@@ -161,12 +170,28 @@ class ArrayFiles:
             self._last[name] = int(values[-1])
 
 
+def _put_masks(
+    arrays: dict[str, np.ndarray], lengths: Mapping[str, np.ndarray], path: Path
+) -> None:
+    """Put static masks into the ids of some rows, and what stood there beside them."""
+    tokens, predictions = lengths["token_offsets"], lengths["prediction_offsets"]
+    positions = arrays["masked_lm_positions"]
+    if (positions >= np.repeat(tokens, predictions)).any():
+        raise DataError(f"{path}: masked_lm_positions has a position outside of its row")
+    places = np.repeat(tokens.cumsum() - tokens, predictions) + positions
+    arrays["input_ids"], arrays["masked_lm_ids"] = exchange(
+        arrays["input_ids"], places, arrays.pop("masked_lm_inputs")
+    )
+
+
 def _check_columns(types: Mapping[str, pa.DataType], path: Path) -> None:
     for name in ("input_ids", "token_type_ids"):
         if name not in types:
             raise DataError(f"{path} has no column {name}; a shard that make-data wrote has one")
-    if ("masked_lm_ids" in types) != ("masked_lm_positions" in types):
-        raise DataError(f"{path} has one of masked_lm_positions and masked_lm_ids; it needs both")
+    if ("masked_lm_inputs" in types) != ("masked_lm_positions" in types):
+        raise DataError(
+            f"{path} has one of masked_lm_positions and masked_lm_inputs; it needs both"
+        )
     for name, kind in types.items():
         value = kind
         if name in LIST_COLUMNS:
@@ -175,6 +200,26 @@ def _check_columns(types: Mapping[str, pa.DataType], path: Path) -> None:
         if not (pa.types.is_integer(value) or pa.types.is_boolean(value)):
             expected = "lists of integers" if name in LIST_COLUMNS else "integers"
             raise DataError(f"{path}: column {name} is of type {kind}; {expected} are expected")
+    if "masked_lm_inputs" in types:
+        _check_predictions(types, path)
+
+
+def _check_predictions(types: Mapping[str, pa.DataType], path: Path) -> None:
+    """Refuse types of which positions count from the end of a row, or ids are cut, unseen."""
+    again = "Remove the folder and run make-data again, or write the column in that type."
+    positions = types["masked_lm_positions"]
+    kind = positions.value_type
+    if not pa.types.is_unsigned_integer(kind) or kind.bit_width > 32:
+        raise DataError(
+            f"{path}: column masked_lm_positions is of type {positions}; lists of unsigned "
+            f"integers of at most 32 bits are expected. {again}"
+        )
+    inputs, ids = types["masked_lm_inputs"], types["input_ids"]
+    if inputs.value_type != ids.value_type:
+        raise DataError(
+            f"{path}: column masked_lm_inputs is of type {inputs}; the values of input_ids, "
+            f"{ids.value_type}, are expected, as they take their places. {again}"
+        )
 
 
 def _described(types: Mapping[str, pa.DataType]) -> str:

@@ -251,12 +251,12 @@ def _assemble(
             rng=seeding.generator(options.seed, "static masks", repeat, block.number),
             continues=marks,
         )
-        ids = masked.ids
         ends = np.concatenate([[0], np.cumsum(masked.counts)])
         begins = np.repeat(layout.offsets[:-1], masked.counts)
         positions = (masked.positions - begins).astype(np.uint16)
         columns["masked_lm_positions"] = list_array(positions, ends)
-        columns["masked_lm_ids"] = list_array(masked.labels, ends)
+        # The text itself stays whole: passes over it differ in these two columns only.
+        columns["masked_lm_inputs"] = list_array(masked.ids[masked.positions], ends)
         counts["masked_tokens"] += len(positions)
         counts["masked_as_mask"] += masked.masked
         counts["masked_as_random"] += masked.replaced

@@ -25,9 +25,9 @@ class PretrainingSummary:
     padding_share: float
     """Share of padding among the positions of the first epoch's steps, from 0 to 1."""
     rows: int
-    """Most sequences of a micro-batch in the first epoch."""
+    """Sequences of the largest micro-batch, padding included, in the first epoch."""
     longest: int
-    """Tokens of the longest instance."""
+    """Tokens of the longest of them."""
     sequence_length: float
     """Length of the sequence that the mean token is in: what attention costs grows with it."""
     prediction_rate: float
@@ -100,12 +100,13 @@ def summarize(data: PretrainingData, steps: ExampleSteps, *, parts: int) -> Pret
     rate = data.manifest["statistics"]["mask_rate"] or data.manifest["options"]["masked_lm_prob"]
     plan = steps.plan(0)
     share = padding_share(lengths, plan)
+    largest = max(plan, key=lambda batch: len(batch) * int(lengths[batch].max()))
     logger.info("data: %d tokens an epoch, %.1f %% padding beside them", tokens, 100 * share)
     return PretrainingSummary(
         tokens_per_epoch=tokens,
         padding_share=share,
-        rows=-(-max(map(len, plan)) // parts),
-        longest=int(lengths.max()),
+        rows=-(-len(largest) // parts),
+        longest=int(lengths[largest].max()),
         sequence_length=sequence_length,
         prediction_rate=rate,
     )

@@ -28,6 +28,10 @@ from nlpapp.text.words import WordMarker
 
 Report = Callable[[int, int], None]
 
+PAGE_BYTES = 1 << 24
+"""Of a parquet page. Each is compressed by itself, and one this large holds all the passes over a
+block of text (of BERT's usual 5), so that text is there once; a reader holds one at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardContext:
@@ -56,8 +60,10 @@ def write_shard(context: ShardContext, task: ShardPlan, report: Report) -> dict[
             for block in task.blocks:
                 table, more = make_instances(context, block)
                 if writer is None:
-                    writer = stack.enter_context(_open_writer(file, table.schema))
+                    writer = stack.enter_context(shard_writer(file, table.schema))
                 writer.write_table(table)
+                # Arrow would keep its pages for itself while numpy makes the next block.
+                pa.default_memory_pool().release_unused()
                 counts.update(more)
                 for chunk in table.column("input_ids").chunks:
                     lengths += np.bincount(np.diff(chunk.offsets), minlength=len(lengths))
@@ -73,15 +79,22 @@ def write_shard(context: ShardContext, task: ShardPlan, report: Report) -> dict[
     return record
 
 
-def _open_writer(file: BinaryIO, schema: pa.Schema) -> pq.ParquetWriter:
-    # The bytes of ids apart: smaller than a dictionary would make them, and faster to write.
+def shard_writer(file: BinaryIO | Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Return what writes tables of ``schema`` as a shard, to a file or under a name."""
+    encodings = {
+        # The bytes of ids apart: smaller than a dictionary would make them, and faster to write.
+        "input_ids": "BYTE_STREAM_SPLIT",
+        "masked_lm_positions": "DELTA_BINARY_PACKED",
+        "masked_lm_inputs": "BYTE_STREAM_SPLIT",
+    }
     return pq.ParquetWriter(
         file,
         schema,
         compression="zstd",
         compression_level=3,
-        use_dictionary=["word_continues.list.element"],
-        column_encoding={"input_ids.list.element": "BYTE_STREAM_SPLIT"},
+        data_page_size=PAGE_BYTES,
+        use_dictionary=["token_type_ids.list.element", "word_continues.list.element"],
+        column_encoding={f"{name}.list.element": kind for name, kind in encodings.items()},
     )
 
 

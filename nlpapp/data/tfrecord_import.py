@@ -16,6 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nlpapp.data.manifest import MANIFEST, shard_name, write_manifest
+from nlpapp.data.masking import exchange
+from nlpapp.data.pretraining_instances import flat_array, list_array
+from nlpapp.data.shard_tasks import shard_writer
 from nlpapp.data.tfrecord_files import check_installed
 from nlpapp.data.tfrecords import (
     TFRecordExample,
@@ -24,6 +27,7 @@ from nlpapp.data.tfrecords import (
     read_layout,
     read_tfrecords,
 )
+from nlpapp.data.token_blocks import id_dtype
 from nlpapp.disk import file_sha256
 from nlpapp.errors import DataError
 from nlpapp.text.wordpiece import fingerprint
@@ -188,25 +192,25 @@ class _ShardWriter:
             return
         table = self._table(self._waiting)
         if self._file is None:
-            self._file = pq.ParquetWriter(self._path(), table.schema, compression="zstd")
+            self._file = shard_writer(self._path(), table.schema)
         self._file.write_table(table)
         self._count(self._waiting)
         self._waiting = []
 
     def _table(self, examples: Sequence[TFRecordExample]) -> pa.Table:
-        ids = np.uint16 if self.vocabulary.size <= 1 << 16 else np.uint32
+        ids = id_dtype(self.vocabulary.size)
+        whole = [exchange(e.input_ids, e.masked_lm_positions, e.masked_lm_ids) for e in examples]
         columns: dict[str, pa.Array] = {
-            "input_ids": _lists([example.input_ids for example in examples], ids),
+            "input_ids": _lists([text for text, _ in whole], ids),
             "token_type_ids": _lists([example.token_type_ids for example in examples], np.uint8),
             "masked_lm_positions": _lists(
                 [example.masked_lm_positions for example in examples], np.uint16
             ),
-            "masked_lm_ids": _lists([example.masked_lm_ids for example in examples], ids),
+            "masked_lm_inputs": _lists([shown for _, shown in whole], ids),
         }
         if self.labels is not None:
-            columns[LABEL_COLUMNS[self.labels]] = pa.array(
-                [example.next_sentence_label for example in examples], pa.uint8()
-            )
+            labels = [example.next_sentence_label for example in examples]
+            columns[LABEL_COLUMNS[self.labels]] = flat_array(np.array(labels, np.uint8))
         return pa.table(columns)
 
     def _count(self, examples: Sequence[TFRecordExample]) -> None:
@@ -229,6 +233,5 @@ class _ShardWriter:
 
 
 def _lists(rows: Sequence[np.ndarray], dtype: type[np.generic]) -> pa.ListArray:
-    ends = np.cumsum([len(row) for row in rows])
-    offsets = np.concatenate([[0], ends]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(rows).astype(dtype)))
+    offsets = np.cumsum([0, *map(len, rows)])
+    return list_array(np.concatenate(rows).astype(dtype), offsets)

@@ -36,6 +36,16 @@ def test_the_first_examples_are_those_of_the_reader(tokenizer, tmp_path, objecti
     assert len(first_examples(tmp_path, manifest, 10**6)) == len(data)
 
 
+def test_an_instance_of_unknown_tokens_has_nothing_to_predict(tokenizer, tmp_path):
+    path = tmp_path / "unknown.txt"
+    path.write_text("\u2603 \u2603\n", encoding="utf-8")
+    sources = find_sources([str(path)], input_format="lines")
+    options = PretrainingOptions(max_seq_length=8, dupe_factor=1, objective="none")
+    (example,) = preview_examples(sources, tokenizer, options, count=5)
+    assert example.input_ids.tolist() == [2, 1, 1, 3]
+    assert example.masked_lm_positions.tolist() == example.masked_lm_ids.tolist() == []
+
+
 def test_a_preview_is_of_the_text_and_of_the_options(tokenizer):
     sources = find_sources([str(CORPUS)], input_format="lines")
     options = PretrainingOptions(max_seq_length=40, dupe_factor=1, masking="dynamic")

@@ -10,6 +10,7 @@ from nlpapp.data.masking import (
     MaskingOptions,
     MaskingVocabulary,
     check_unit,
+    exchange,
     mask_tokens,
     predictions_needed,
 )
@@ -197,6 +198,16 @@ def test_a_batch_without_examples_or_without_anything_to_mask():
     assert masked([])[0].counts.tolist() == []
     assert masked([[], [3, 3]])[0].counts.tolist() == [0, 0]
     assert masked([[], [3, 3]], unit="whole_word")[0].positions.tolist() == []
+
+
+def test_masks_go_in_and_out_again():
+    ids, positions = np.array([2, 7, 8, 9, 3], np.uint16), np.array([1, 3], np.uint16)
+    shown, labels = exchange(ids, positions, np.array([4, 9], np.uint16))
+    assert shown.tolist() == [2, 4, 8, 9, 3] and labels.tolist() == [7, 9]
+    assert ids.tolist() == [2, 7, 8, 9, 3]
+    again, values = exchange(shown, positions, labels)
+    assert again.tolist() == ids.tolist() and values.tolist() == [4, 9]
+    assert {array.dtype for array in (shown, labels, again)} == {np.dtype(np.uint16)}
 
 
 def test_the_vocabulary_of_a_tokenizer(tiny_tokenizer_folder):

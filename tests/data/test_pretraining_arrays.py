@@ -1,5 +1,6 @@
 """Shards as flat arrays: the same values, in the types of the shards, a few rows at a time."""
 
+import re
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ import pytest
 
 from nlpapp.data import pretraining_arrays
 from nlpapp.data.pretraining_arrays import ArrayFiles, are_complete, map_arrays
+from nlpapp.data.shard_tasks import PAGE_BYTES, shard_writer
 from nlpapp.errors import DataError
 from tests.conftest import REPOSITORY
-from tests.data.tiny_shards import NSP, PLAIN, SOP, as_table, random_rows
+from tests.data.tiny_shards import NSP, PLAIN, SOP, TYPES, as_table, random_rows
 
 
 def flatten(folder, tables, **writing):
@@ -63,12 +65,18 @@ def test_types_are_those_of_the_shards(tmp_path):
     }
 
 
-def test_byte_stream_split_is_read(tmp_path):
-    rows = random_rows(30)
-    encoding = {"input_ids.list.element": "BYTE_STREAM_SPLIT"}
-    writing = {"use_dictionary": False, "column_encoding": encoding}
-    arrays = flatten(tmp_path, [as_table(rows)], **writing)
-    assert arrays["input_ids"].tolist() == sum((row["input_ids"] for row in rows), [])
+@pytest.mark.parametrize("columns", [NSP, SOP])
+def test_what_make_data_writes_is_read(tmp_path, columns):
+    rows = random_rows(30, columns)
+    table = as_table(rows, columns)
+    with shard_writer(tmp_path / "shard", table.schema) as writer:
+        writer.write_table(table)
+    with ArrayFiles(tmp_path) as files:
+        files.append_shard(tmp_path / "shard")
+    arrays = map_arrays(tmp_path, files.sizes)
+    for name in columns:
+        values = [row[name] for row in rows]
+        assert arrays[name].tolist() == (sum(values, []) if "label" not in name else values), name
 
 
 def test_arrays_are_mapped_and_read_only(tmp_path):
@@ -96,8 +104,8 @@ print(pa.default_memory_pool().max_memory())
 
 
 def test_memory_is_that_of_some_rows(tmp_path):
-    """Arrow never holds more than a small part of a shard, even if it is one row group."""
-    count, length = 80_000, 100
+    """Arrow holds a page and its ids in memory, not a shard, even if it is one row group."""
+    count, length = 120_000, 100
     offsets = pa.array(np.arange(count + 1, dtype=np.int32) * length)
     ids = np.random.default_rng(0).integers(0, 60_000, count * length).astype(np.uint16)
     columns = {
@@ -105,10 +113,12 @@ def test_memory_is_that_of_some_rows(tmp_path):
         "token_type_ids": pa.ListArray.from_arrays(offsets, pa.array((ids % 2).astype(np.uint8))),
     }
     table = pa.table(columns)
-    pq.write_table(table, tmp_path / "shard", row_group_size=count, use_dictionary=False)
+    with shard_writer(tmp_path / "shard", table.schema) as writer:
+        writer.write_table(table)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert 0 < int(result.stdout) < 0.6 * ids.nbytes
+    # In 32 bits each, the ids fill three pages.
+    assert 4 * ids.size > 2.8 * PAGE_BYTES and 0 < int(result.stdout) < 1.5 * PAGE_BYTES
     assert np.array_equal(np.fromfile(tmp_path / "input_ids", np.uint16), ids)
 
 
@@ -122,19 +132,75 @@ def test_incomplete_arrays_are_seen(tmp_path):
     assert not are_complete(tmp_path, arrays.sizes)
 
 
+def outside(table):
+    """Return ``table`` with a position that is the length of its row."""
+    lengths = [[len(ids)] for ids in table.column("input_ids").to_pylist()]
+    for name in ("masked_lm_positions", "masked_lm_inputs"):
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, pa.array(lengths, TYPES[name]))
+    return table
+
+
+POSITIONS = r"masked_lm_positions is of type .*unsigned integers of at most 32 bits are expected"
+INPUTS = r"masked_lm_inputs is of type .*the values of input_ids, uint32, are expected"
+
+
+UNSOUND = [
+    *(("masked_lm_positions", POSITIONS, kind) for kind in ("int16", "int64", "uint64", "bool")),
+    *(("masked_lm_inputs", INPUTS, kind) for kind in ("uint16", "int32", "int64", "uint64")),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "kind"), UNSOUND)
+def test_types_of_predictions_that_lose_values_are_refused(tmp_path, name, text, kind):
+    """-1 would be the last token of the row before, and 70,000 another id in 16 bits."""
+    types = {name: TYPES[name] for name in (*PLAIN, "masked_lm_positions")}
+    types |= {"input_ids": pa.list_(pa.uint32()), "masked_lm_inputs": pa.list_(pa.uint32())}
+    types[name] = pa.list_(pa.type_for_alias(kind))
+    schema = pa.schema(list(types.items()))
+    with pytest.raises(DataError, match=rf"0\.parquet: column {text}.* run make-data again"):
+        flatten(tmp_path / "refused", [schema.empty_table()])
+
+
+@pytest.mark.parametrize("kind", [pa.uint8(), pa.uint16(), pa.uint32()])
+def test_unsigned_positions_of_up_to_32_bits_are_taken(tmp_path, kind):
+    row = {
+        "input_ids": [5, 6, 7],
+        "token_type_ids": [0, 0, 0],
+        "masked_lm_positions": [0, 2],
+        "masked_lm_inputs": [4, 9],
+    }
+    types = {key: TYPES[key] for key in row} | {"masked_lm_positions": pa.list_(kind)}
+    table = pa.Table.from_pylist([row, row], schema=pa.schema(list(types.items())))
+    arrays = flatten(tmp_path / "taken", [table])
+    assert arrays["input_ids"].tolist() == [4, 6, 9, 4, 6, 9]
+    assert arrays["masked_lm_ids"].tolist() == [5, 7, 5, 7]
+
+
+def test_the_readme_of_the_data_names_the_columns_of_predictions():
+    text = (REPOSITORY / "data" / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(masked_lm_\w+)`", text)) == {
+        "masked_lm_positions",
+        "masked_lm_inputs",
+    }
+
+
 def test_shards_that_are_none(tmp_path):
     rows = random_rows(4)
     cases = {
         "no column token_type_ids": as_table(rows).drop_columns("token_type_ids"),
-        "it needs both": as_table(rows).drop_columns("masked_lm_ids"),
+        "it needs both": as_table(rows).drop_columns("masked_lm_inputs"),
+        "a position outside of its row": outside(as_table(rows)),
         "column input_ids is of type string; lists of integers": pa.table(
             {"input_ids": ["a"], "token_type_ids": [[0]]}
         ),
         "next_sentence_label is of type double; integers": as_table(
             rows, types={"next_sentence_label": pa.float64()}
         ),
-        "masked_lm_ids has empty": as_table([row | {"masked_lm_ids": None} for row in rows]),
-        "input_ids has empty": as_table([row | {"input_ids": [None]} for row in rows]),
+        "masked_lm_inputs has empty": as_table(rows).set_column(
+            3, "masked_lm_inputs", pa.nulls(len(rows), TYPES["masked_lm_inputs"])
+        ),
+        "input_ids has empty": as_table([row | {"input_ids": [None]} for row in rows], PLAIN),
         "token_type_ids has a row of 1 values where the column before it has": as_table(
             [row | {"token_type_ids": [0]} for row in rows]
         ),

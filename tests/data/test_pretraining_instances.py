@@ -3,6 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from nlpapp import seeding
+from nlpapp.data.masking import MaskingVocabulary, mask_tokens
 from nlpapp.data.pretraining_instances import (
     Layout,
     PretrainingOptions,
@@ -64,17 +66,41 @@ def test_instances_read_like_the_tokenizer_s_pairs(tokenizer):
     assert counts["instances"] == len(table)
 
 
-def test_masks_can_be_undone(tokenizer):
+def test_masks_lie_beside_the_text(tokenizer):
     # The draws of pairs and of masks are streams of their own.
     masked, counts, _ = table_of(tokenizer)
-    plain, _, _ = table_of(tokenizer, masked_lm_prob=0.0)
-    rows = masked.select(["input_ids", "masked_lm_positions", "masked_lm_ids"]).to_pylist()
-    for row, whole in zip(rows, plain.column("input_ids").to_pylist(), strict=True):
-        assert row["masked_lm_positions"] == sorted(row["masked_lm_positions"])
-        for position, token in zip(row["masked_lm_positions"], row["masked_lm_ids"], strict=True):
-            row["input_ids"][position] = token
-        assert row["input_ids"] == whole
-    assert counts["masked_tokens"] == sum(len(row["masked_lm_ids"]) for row in rows) > 0
+    plain, _, _ = table_of(tokenizer, masking="dynamic")
+    assert masked.column("input_ids").equals(plain.column("input_ids"))
+    fates = Counter()
+    for row in masked.to_pylist():
+        positions, ids = row["masked_lm_positions"], row["input_ids"]
+        assert positions == sorted(positions)
+        for position, shown in zip(positions, row["masked_lm_inputs"], strict=True):
+            as_mask = shown == tokenizer.mask_token_id
+            fates["as_mask" if as_mask else "kept" if shown == ids[position] else "as_random"] += 1
+    assert min(fates.values()) > 0 and counts["masked_tokens"] == sum(fates.values())
+    # A random token may by chance be the one that stood there.
+    assert counts["masked_as_mask"] == fates["as_mask"] and counts["masked_kept"] <= fates["kept"]
+
+
+def test_masks_put_in_place_are_those_that_masking_drew(tokenizer):
+    # Without pairs, in one pass, instances stand in the order in which they were masked.
+    options = {"objective": "none", "dupe_factor": 1, "seed": 5}
+    rows = table_of(tokenizer, **options)[0].to_pylist()
+    ids = [row["input_ids"] for row in rows]
+    drawn = mask_tokens(
+        np.concatenate(ids).astype(np.uint16),
+        np.cumsum([0, *map(len, ids)]),
+        vocabulary=MaskingVocabulary.of(tokenizer),
+        options=PretrainingOptions(max_seq_length=24).masking_options(),
+        rng=seeding.generator(5, "static masks", 0, 0),
+    )
+    for row in rows:
+        for position, shown in zip(
+            row["masked_lm_positions"], row["masked_lm_inputs"], strict=True
+        ):
+            row["input_ids"][position] = shown
+    assert sum(ids, []) == drawn.ids.tolist() and len(drawn.positions) > 100
 
 
 def test_columns_and_types_are_those_of_the_contract(tokenizer):
@@ -84,7 +110,7 @@ def test_columns_and_types_are_those_of_the_contract(tokenizer):
         "input_ids": "uint16>",
         "token_type_ids": "uint8>",
         "masked_lm_positions": "uint16>",
-        "masked_lm_ids": "uint16>",
+        "masked_lm_inputs": "uint16>",
         "next_sentence_label": "uint8",
     }
     dynamic, _, _ = table_of(tokenizer, masking="dynamic")

@@ -85,6 +85,18 @@ def test_the_summary_counts_what_is_read(folders, tokenizer):
     }
 
 
+def test_under_a_budget_of_tokens_the_largest_batch_keeps_to_it(folders):
+    data = PretrainingData.open(folders["one"])
+    steps = ExampleSteps(
+        len(data), lambda *_: {}, batch_size=9, tokens_per_batch=64, lengths=data.lengths, seed=1
+    )
+    summary = summarize(data, steps, parts=1)
+    sizes = [len(batch) * data.lengths[batch].max() for batch in steps.plan(0)]
+    assert summary.rows * summary.longest == max(sizes) <= 64
+    # The longest instance and the most rows are in different batches.
+    assert summary.longest < data.lengths.max() or summary.rows < max(map(len, steps.plan(0)))
+
+
 def test_cards_tell_sets_apart(folders, tokenizer):
     (alone,) = [describe_sets([folders["one"]])]
     assert alone.keys() == {"training data", "counts"}

@@ -3,6 +3,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
@@ -11,9 +12,9 @@ from nlpapp.data import shard_tasks
 from nlpapp.data.corpus_plan import CorpusPlan
 from nlpapp.data.corpus_text import TextOptions
 from nlpapp.data.manifest import UNFINISHED
-from nlpapp.data.pretraining_instances import PretrainingOptions, SpecialIds
+from nlpapp.data.pretraining_instances import PretrainingOptions, SpecialIds, list_array
 from nlpapp.data.pretraining_shards import prepare_text
-from nlpapp.data.shard_tasks import ShardContext, make_instances, write_shard
+from nlpapp.data.shard_tasks import ShardContext, make_instances, shard_writer, write_shard
 from nlpapp.data.task_pool import TaskPool
 from nlpapp.errors import DataError
 from nlpapp.text.sources import find_sources
@@ -59,7 +60,7 @@ def test_a_shard_and_its_record_agree(planned):
     assert record["counts"]["instances"] == len(rows)
     assert record["lengths"] == np.bincount(lengths, minlength=49).tolist()
     assert record["bytes"] == path.stat().st_size
-    assert record["counts"]["masked_tokens"] == sum(len(row["masked_lm_ids"]) for row in rows)
+    assert record["counts"]["masked_tokens"] == sum(len(row["masked_lm_inputs"]) for row in rows)
     assert record["counts"]["random_next"] == sum(row["next_sentence_label"] for row in rows)
     assert reported == {
         "bytes": record["counts"]["text_bytes"],
@@ -77,6 +78,19 @@ def test_a_shard_loads_with_datasets(planned, tmp_path):
         "parquet", data_files=path, split="train", cache_dir=str(tmp_path / "cache")
     )
     assert loaded.to_list() == pq.read_table(path).to_pylist()
+
+
+def test_text_of_several_passes_is_in_a_shard_once(tmp_path):
+    """Passes far apart are compressed together: a small page would hold one of them only."""
+    ids = np.random.default_rng(0).integers(0, 30_000, 400_000).astype(np.uint16)
+    sizes = []
+    for passes in (1, 3):
+        rows = list_array(np.tile(ids, passes), np.arange(0, passes * len(ids) + 1, 100))
+        table = pa.table({"input_ids": rows})
+        with shard_writer(tmp_path / "shard", table.schema) as writer:
+            writer.write_table(table)
+        sizes.append((tmp_path / "shard").stat().st_size)
+    assert sizes[0] > 1.8 * len(ids) and sizes[1] < 1.1 * sizes[0]
 
 
 def test_nothing_is_left_of_a_shard_that_fails(planned, monkeypatch):

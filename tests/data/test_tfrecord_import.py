@@ -37,20 +37,27 @@ def random_rows(tokenizer, count, seed=3):
     return rows
 
 
+STORED = ["input_ids", "token_type_ids", "masked_lm_positions", "masked_lm_inputs"]
+
+
 def by_hand(path, rows):
     return plain.write(path, [plain.bert_features(*row) for row in rows])
 
 
 def in_folder(folder):
-    """Return the rows of the shards, read by pyarrow alone, in the manifest's order."""
+    """Return the rows of the shards, read by pyarrow alone, in the manifest's order.
+
+    Masks are put into the ids, and what stood there takes their place.
+    """
     tables = [pq.read_table(folder / shard["file"]) for shard in read_manifest(folder)["shards"]]
     columns = pa.concat_tables(tables).to_pydict()
-    assert list(columns)[:4] == [
-        "input_ids",
-        "token_type_ids",
-        "masked_lm_positions",
-        "masked_lm_ids",
-    ]
+    assert list(columns)[:4] == STORED
+    for ids, positions, shown in zip(
+        *(columns[name] for name in ("input_ids", "masked_lm_positions", "masked_lm_inputs")),
+        strict=True,
+    ):
+        for place, position in enumerate(positions):
+            ids[position], shown[place] = shown[place], ids[position]
     return list(zip(*columns.values(), strict=True))
 
 
@@ -117,7 +124,7 @@ def test_shards_are_bounded_and_as_recorded(tmp_path, tokenizer):
         "input_ids": pa.uint16(),
         "token_type_ids": pa.uint8(),
         "masked_lm_positions": pa.uint16(),
-        "masked_lm_ids": pa.uint16(),
+        "masked_lm_inputs": pa.uint16(),
         "next_sentence_label": pa.uint8(),
     }
 
@@ -156,21 +163,27 @@ def test_there_and_back_changes_nothing(tmp_path, tokenizer, labels, column, sha
     assert again["shards"] == manifest["shards"] and again["counts"] == manifest["counts"]
 
 
+def whole_text(ids, types, positions, originals):
+    """Return the columns of an instance as shards have them."""
+    whole = dict(enumerate(ids)) | dict(zip(positions, originals, strict=True))
+    return list(whole.values()), types, positions, [ids[position] for position in positions]
+
+
 def test_shards_of_make_data_go_there_and_back(tmp_path, tokenizer):
     """The first folder is written here with pyarrow; it has no labels."""
     rows = [row[:4] for row in random_rows(tokenizer, 30)]
-    columns = ["input_ids", "token_type_ids", "masked_lm_positions", "masked_lm_ids"]
     types = [pa.uint16(), pa.uint8(), pa.uint16(), pa.uint16()]
     folder = tmp_path / "made"
     folder.mkdir()
     records = []
     for index in range(2):
         part = rows[index * 15 :][:15]
+        stored = [whole_text(*row) for row in part]
         arrays = [
-            pa.array(c, pa.list_(t)) for c, t in zip(zip(*part, strict=True), types, strict=True)
+            pa.array(c, pa.list_(t)) for c, t in zip(zip(*stored, strict=True), types, strict=True)
         ]
         path = folder / f"shard-0000{index}-of-00002.parquet"
-        pq.write_table(pa.table(arrays, names=columns), path)
+        pq.write_table(pa.table(arrays, names=STORED), path)
         counts = {"instances": 15}
         records.append(
             {

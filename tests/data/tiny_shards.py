@@ -12,7 +12,7 @@ TYPES = {
     "input_ids": pa.list_(pa.uint16()),
     "token_type_ids": pa.list_(pa.uint8()),
     "masked_lm_positions": pa.list_(pa.uint16()),
-    "masked_lm_ids": pa.list_(pa.uint16()),
+    "masked_lm_inputs": pa.list_(pa.uint16()),
     "word_continues": pa.list_(pa.bool_()),
     "next_sentence_label": pa.uint8(),
     "sentence_order_label": pa.uint8(),
@@ -41,9 +41,23 @@ def random_rows(count, columns=NSP, *, seed=0, longest=40):
     return rows
 
 
+def as_stored(row):
+    """Return an instance as shards hold it: without masks, and what the model sees beside it."""
+    row = {**row, "input_ids": [*row["input_ids"]], "masked_lm_inputs": []}
+    for position, original in zip(
+        row["masked_lm_positions"], row.pop("masked_lm_ids"), strict=True
+    ):
+        row["masked_lm_inputs"].append(row["input_ids"][position])
+        row["input_ids"][position] = original
+    return row
+
+
 def as_table(rows, columns=NSP, types=None):
     types = TYPES | (types or {})
-    schema = pa.schema([(name, types[name]) for name in columns])
+    if "masked_lm_ids" in columns:
+        rows = [as_stored(row) for row in rows]
+    stored = [name.replace("masked_lm_ids", "masked_lm_inputs") for name in columns]
+    schema = pa.schema([(name, types[name]) for name in stored])
     return pa.Table.from_pylist(rows, schema=schema)
 
 
