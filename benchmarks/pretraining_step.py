@@ -50,7 +50,7 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
 SIDES = ("nlpapp", "transformers")
 PARTS = ("speed", "peak", "memory", "loop")
 OPERATORS = {
-    "matrix products": ("::mm", "::addmm", "::addmm_", "::bmm", "::baddbmm"),
+    "matrix products": ("::mm", "::addmm", "::bmm", "::baddbmm", "_linear_pointwise"),
     "attention": ("scaled_dot_product",),
     "optimizer": ("adam",),
     "vocabulary without products": ("softmax", "::max", "scatter", "::gather", "::log"),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What two hours of pretraining on a CPU are worth: a mini BERT pretrained in two phases, fine-tuned on SST-2, MRPC and CoLA, beside
-# the same model fine-tuned from random weights, five seeds each.
+# What an hour and a half of pretraining on one CPU core are worth: a mini BERT pretrained in two phases, fine-tuned on SST-2 (its first 10,000
+# rows), MRPC and CoLA, beside the same model fine-tuned from random weights, five seeds each.
 #
 #   scripts/pretraining_worth.sh <data folder> [output folder]
 #
@@ -30,8 +30,13 @@ nlpapp make-data --inputs "$heldout" --tokenizer "$tokenizer" --dupe_factor 1 --
 
 nlpapp pretrain --config configs/pretrain/cpu.yaml --tokenizer "$tokenizer" --output_dir "$out/bert"
 
-glue=(--data_dir "$data/glue_data" --tasks '[sst2, mrpc, cola]' --seeds 5 --model "$out/bert/model" --dropout 0.1
-  --training.num_epochs 3 --training.keep_checkpoints 1 --training.tensorboard false --workers 2)
-nlpapp glue "${glue[@]}" --training.optimizer.learning_rate 2e-4 --output_dir "$out/glue"
-nlpapp glue "${glue[@]}" --training.optimizer.learning_rate 2e-4 --from_scratch true --output_dir "$out/glue-random-weights"
-nlpapp report --runs "[\"$out/glue\", \"$out/glue-random-weights\"]" --output "$out/report.html"
+mkdir -p "$out/glue_data/SST-2"
+cp -r "$data/glue_data/MRPC" "$data/glue_data/CoLA" "$out/glue_data/"
+cp "$data/glue_data/SST-2/"{dev,test}.tsv "$out/glue_data/SST-2/"
+head -n 10001 "$data/glue_data/SST-2/train.tsv" > "$out/glue_data/SST-2/train.tsv"
+glue=(--data_dir "$out/glue_data" --tasks '[sst2, mrpc, cola]' --seeds 5 --model "$out/bert/model" --dropout 0.1
+  --training.num_epochs 3 --training.optimizer.learning_rate 3e-4 --training.keep_checkpoints 1 --training.tensorboard false
+  --workers 2)
+nlpapp glue "${glue[@]}" --output_dir "$out/glue"
+nlpapp glue "${glue[@]}" --from_scratch true --output_dir "$out/glue-random-weights"
+nlpapp report "$out/glue" "$out/glue-random-weights" --output "$out/report.html"

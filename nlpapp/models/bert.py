@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import BertForPreTraining
 
+from nlpapp.models.fast_linear import use_fast_linear
 from nlpapp.models.last_layer import read_some, tokens_to_read
 from nlpapp.models.unpadded import ATTENTION, encode_unpadded, pack
 from nlpapp.models.vocabulary_loss import vocabulary_loss
@@ -28,7 +29,7 @@ class BertPretrainingModel(nn.Module):
     def __init__(self, bert: BertForPreTraining, *, unpad: bool = False) -> None:
         """Wrap ``bert``; with ``unpad``, only real tokens are computed (`models.unpadded`)."""
         super().__init__()
-        self.bert = bert
+        self.bert = use_fast_linear(bert)
         self.unpad = unpad
         if unpad:
             bert.set_attn_implementation(ATTENTION)

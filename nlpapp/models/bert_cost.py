@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from transformers import BertConfig
 
 from nlpapp.errors import ConfigError
-from nlpapp.models.vocabulary_loss import CPU_ROWS
+from nlpapp.models.vocabulary_loss import ROWS
 
 OPTIMIZER_BYTES = {"adamw": 8, "lamb": 8}
 """Bytes a parameter: the means of gradients and of their squares, float32."""
@@ -147,5 +147,6 @@ def _head_bytes(config: BertConfig, predictions: float, size: int) -> tuple[floa
     width, vocabulary = config.hidden_size, config.vocab_size
     # The gradient of the vocabulary's weights is there from the forward pass on.
     kept = 4 * vocabulary * width + predictions * 4 * width * 4
-    scores = min(CPU_ROWS, predictions) * vocabulary * (4 if size == 4 else 4 + 2 * size)
-    return kept, scores
+    scores = min(ROWS, predictions) * vocabulary * (4 if size == 4 else 4 + 2 * size)
+    # Beside the scores there is what a block adds to that gradient.
+    return kept, scores + size * vocabulary * width

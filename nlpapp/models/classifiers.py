@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from nlpapp.errors import CheckpointError, ConfigError
 from nlpapp.models.bert_size import BertSizeConfig, bert_config
+from nlpapp.models.fast_linear import use_fast_linear
 from nlpapp.models.initial_attention import apply_initial_attention
 from nlpapp.models.pretrained import load_classifier, load_pretrained, read_config
 
@@ -170,7 +171,8 @@ def build_classifier(
         config = bert_config(size, vocab_size=vocab_size, pad_token_id=pad_token_id)
     for name, value in options.items():
         setattr(config, name, value)
-    return apply_initial_attention(AutoModelForSequenceClassification.from_config(config))
+    model = AutoModelForSequenceClassification.from_config(config)
+    return use_fast_linear(apply_initial_attention(model))
 
 
 def _say_what_becomes_of_the_head(folder: Path, label_names: Sequence[str]) -> None:

@@ -5,13 +5,14 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.models.fast_linear import use_fast_linear
 
 FINGERPRINT = "tokenizer_fingerprint"
 """The key of config.json that holds the fingerprint of the tokenizer the model was trained with."""
@@ -92,7 +93,7 @@ def load_pretrained(auto_class: Any, folder: str | Path, **options: Any) -> Any:
     if loading["missing_keys"]:
         new = ", ".join(sorted(loading["missing_keys"]))
         logger.info("weights that %s does not have start at random: %s", folder, new)
-    return model
+    return use_fast_linear(model)
 
 
 def load_classifier(folder: str | Path) -> PreTrainedModel:
@@ -118,7 +119,7 @@ def check_tokenizer_fits(
     Raises:
         ConfigError: the vocabulary is larger than the embedding, or the fingerprints differ.
     """
-    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
+    rows = int(model.config.vocab_size)
     if vocab_size > rows:
         raise ConfigError(
             f"the tokenizer has {vocab_size} entries but the model's embedding has {rows} rows; "

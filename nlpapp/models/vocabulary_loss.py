@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-CPU_ROWS, ACCELERATOR_ROWS = 256, 1024
+from nlpapp.models.fast_linear import product, transposed_product
+
+ROWS = 1024
 """Predictions whose scores exist at once: matrix products are at full speed from about here on."""
 
 
@@ -64,12 +66,10 @@ class _VocabularyLoss(Function):
         wide = torch.promote_types(dtype, torch.float32)
         total = hidden.new_zeros((), dtype=wide)
         right = labels.new_zeros(())
-        size = CPU_ROWS if hidden.device.type == "cpu" else ACCELERATOR_ROWS
-        block = hidden.new_empty(min(size, len(hidden)), len(weight))
-        for start in range(0, len(hidden), size):
-            rows = slice(start, start + size)
+        for start in range(0, len(hidden), ROWS):
+            rows = slice(start, start + ROWS)
             targets = labels[rows, None]
-            scores = torch.addmm(bias, hidden[rows], weight.t(), out=block[: len(targets)]).to(wide)
+            scores = product(hidden[rows], weight, bias).to(wide)
             of_label = scores.gather(1, targets)
             highest, answers = scores.max(1, keepdim=True)
             right += (answers == targets).sum()
@@ -95,9 +95,6 @@ def _add_gradients(
 ) -> None:
     """Add to the gradients of hidden, weight and bias what these rows' scores send back."""
     of_hidden, of_weight, of_bias = gradients
-    of_hidden[rows] = of_scores @ weight
-    if of_weight.dtype == of_scores.dtype:
-        of_weight.addmm_(of_scores.t(), hidden[rows])
-    else:
-        of_weight += of_scores.t() @ hidden[rows]
+    of_hidden[rows] = product(of_scores, weight.t())
+    of_weight += transposed_product(of_scores, hidden[rows])
     of_bias += of_scores.sum(0)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from nlpapp.training.evaluate import means
 from nlpapp.training.run_folder import RunFolder
 from nlpapp.training.schedules import schedule_position
-from nlpapp.training.state import MetricSums, TrainerState
+from nlpapp.training.state import MetricSums, TrainerState, add_sums
 from nlpapp.training.trackers import Trackers
 from nlpapp.training.trainer import Trainer
 
@@ -117,10 +117,7 @@ class MetricsLog(Callback):
         self.trackers.start(trainer.state.step)
 
     def on_step(self, trainer: Trainer, sums: MetricSums) -> None:
-        for name, (total, count) in sums.items():
-            entry = self.sums.setdefault(name, [0.0, 0.0])
-            # Tensors are added as tensors: reading them would make the device wait at every step.
-            entry[0], entry[1] = entry[0] + total, entry[1] + count
+        add_sums(self.sums, sums)
         if trainer.state.step % self.every == 0 or trainer.state.step == trainer.max_steps:
             self._write(trainer)
 
@@ -199,8 +196,8 @@ class Evaluation(Callback):
 
     def _run(self, trainer: Trainer) -> None:
         state = trainer.state
-        metrics = self.evaluate(trainer.accelerator.unwrap_model(trainer.model))
-        trainer.model.train()
+        with trainer.strategy.evaluating() as model:
+            metrics = self.evaluate(model)
         improved = self._is_improvement(state, metrics)
         state.last_metrics = metrics
         if improved:

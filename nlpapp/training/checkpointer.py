@@ -12,12 +12,6 @@ from nlpapp.errors import CheckpointError
 from nlpapp.training import checkpoint
 from nlpapp.training.callbacks import Callback
 from nlpapp.training.run_folder import RunFolder
-from nlpapp.training.sharding import (
-    full_optimizer,
-    full_weights,
-    load_full_optimizer,
-    load_full_weights,
-)
 from nlpapp.training.state import MetricSums, TrainerState
 from nlpapp.training.trainer import Trainer
 
@@ -80,8 +74,8 @@ class Checkpointer(Callback):
         if step == self.last_saved:
             return folder
         # All processes take part in gathering what is spread over them.
-        weights = full_weights(accelerator, trainer.model)
-        optimizer = full_optimizer(accelerator, trainer.model, trainer.optimizer)
+        weights = trainer.strategy.full_weights()
+        optimizer = trainer.strategy.full_optimizer()
         try:
             checkpoint.write_rank(
                 self.run.checkpoints, step, accelerator.process_index, trainer.carry
@@ -140,7 +134,7 @@ class Checkpointer(Callback):
         accelerator = trainer.accelerator
         self.load_weights(trainer, folder)
         saved = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        load_full_optimizer(accelerator, trainer.model, trainer.optimizer, saved["optimizer"])
+        trainer.strategy.load_full_optimizer(saved["optimizer"])
         if accelerator.scaler is not None and saved["scaler"]:
             accelerator.scaler.load_state_dict(saved["scaler"])
         trainer.state = TrainerState(**state["trainer"])
@@ -158,7 +152,7 @@ class Checkpointer(Callback):
             CheckpointError: they do not fit the model.
         """
         try:
-            load_full_weights(trainer.accelerator, trainer.model, checkpoint.read_weights(folder))
+            trainer.strategy.load_full_weights(checkpoint.read_weights(folder))
         except CheckpointError as error:
             raise CheckpointError(
                 f"{folder}: {error}. Use the options of the run that wrote it."

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 
 from nlpapp import seeding
 from nlpapp.data.sampling import StepData
@@ -29,9 +30,10 @@ from nlpapp.training.optimizers import OptimizerConfig, build_optimizer
 from nlpapp.training.processes import on_cpu_group
 from nlpapp.training.run_folder import RunFolder
 from nlpapp.training.schedules import ScheduleConfig
-from nlpapp.training.sharding import copy_weights, model_to_train, sharding_plugin
+from nlpapp.training.sharding import Strategy, model_to_train, sharding_plugin
 from nlpapp.training.speed_report import SpeedReport
 from nlpapp.training.trainer import Trainer
+from nlpapp.training.zero import ZeroStrategy, zero_plugin
 
 logger = logging.getLogger("nlpapp")
 
@@ -157,15 +159,17 @@ def fit(
     """
     # A process may train several models one after the other with different precisions.
     AcceleratorState._reset_state()
+    zero = zero_plugin(training.max_grad_norm)
     accelerator = Accelerator(
-        mixed_precision={"float32": "no"}.get(training.precision, training.precision),
+        mixed_precision="no" if training.precision == "float32" or zero else training.precision,
         cpu=on_cpu_group(),
         fsdp_plugin=sharding_plugin(training.precision),
+        deepspeed_plugin=zero,
     )
     set_seed(seed, "training", accelerator.process_index)
     # A model that will be cut into pieces is not put whole beside them on the device.
     to_train = model_to_train(accelerator, model).to(accelerator.device)
-    prepared, optimizer = _prepare(accelerator, to_train, training)
+    strategy = _prepare(accelerator, to_train, training)
     checkpointer = Checkpointer(
         run,
         every=training.checkpoint_every,
@@ -177,9 +181,7 @@ def fit(
         flops_per_token=flops_per_token, precision=training.precision, compiled=training.compile
     )
     trainer = Trainer(
-        accelerator=accelerator,
-        model=prepared,
-        optimizer=optimizer,
+        strategy=strategy,
         objective=objective,
         steps=steps,
         max_steps=training.total_steps(steps),
@@ -207,13 +209,13 @@ def fit(
     trainer.fit()
     metrics = _result(trainer, run, speed, best_metric)
     if to_train is not model:
-        copy_weights(accelerator, prepared, model)
+        strategy.copy_weights(model)
     return metrics
 
 
 def _prepare(
     accelerator: Accelerator, model: torch.nn.Module, training: TrainingConfig
-) -> tuple[torch.nn.Module, Any]:
+) -> Strategy:
     if training.gradient_checkpointing:
         _checkpoint_gradients(model)
     if training.compile:
@@ -221,7 +223,11 @@ def _prepare(
     optimizer = build_optimizer(model, training.optimizer)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
-    return accelerator.prepare(model, optimizer)
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return ZeroStrategy(
+            accelerator, model, optimizer, training.precision, compiled=training.compile
+        )
+    return Strategy(accelerator, model, optimizer)
 
 
 def _checkpoint_gradients(model: torch.nn.Module) -> None:

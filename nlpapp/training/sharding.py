@@ -1,24 +1,25 @@
-"""Weights and optimizer states that FSDP2 has cut into pieces, gathered and given out again.
+"""How processes hold the model they train: each of them whole, or in the pieces that FSDP2 cuts.
 
 With ``fully_shard`` each process holds a piece of every weight (a DTensor), of its gradient and of
 its optimizer state. Checkpoints and model folders hold whole tensors under the names of the plain
 model, so that a run may go on, and a model may be used, on any number of processes. Where nothing
-is sharded, these functions do what ``state_dict`` and ``load_state_dict`` do.
-
-All processes call each function together: gathering is an exchange between them.
+is sharded, a `Strategy` does what ``state_dict`` and ``load_state_dict`` do.
 """
 
+import contextlib
 import copy
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
+from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.errors import CheckpointError
 
 PARAMETER_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,18 +30,7 @@ def sharding_plugin(precision: str) -> FullyShardedDataParallelPlugin | None:
     Args:
         precision: float32, bf16 or fp16: of the weights that the forward pass gathers. Gradients
             are added up over the processes in float32, and the pieces themselves stay float32.
-
-    Raises:
-        ConfigError: the launcher asks for DeepSpeed.
     """
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        # Its engine steps inside the backward pass, before a loss that is not finite is seen, and
-        # its checkpoints cannot be read without it.
-        raise ConfigError(
-            "DeepSpeed is not supported; FSDP2 cuts the same things in pieces: launch with "
-            "configs/accelerate/fsdp.yaml for what ZeRO-3 does, and with "
-            "--fsdp_reshard_after_forward false for what ZeRO-2 does"
-        )
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return None
     plugin = FullyShardedDataParallelPlugin()
@@ -58,104 +48,148 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def model_to_train(accelerator: Accelerator, model: nn.Module) -> nn.Module:
-    """Return the module to hand to ``accelerator.prepare``: a copy where it will be sharded.
+    """Return the module to hand to a `Strategy`: a copy where it will be cut in pieces.
 
-    Sharding changes a module in place and for good; the caller's model stays whole, and
-    `copy_weights` brings the trained weights back.
+    Cutting changes a module in place and for good; the caller's model stays whole, and
+    `Strategy.copy_weights` brings the trained weights back.
     """
-    return copy.deepcopy(model) if accelerator.is_fsdp2 else model
+    is_cut = accelerator.is_fsdp2 or accelerator.distributed_type == DistributedType.DEEPSPEED
+    return copy.deepcopy(model) if is_cut else model
 
 
-def full_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the whole weights by name; tied ones once, under the first of their sorted names.
+class Strategy:
+    """What depends on how processes hold a model: an update, and whole tensors in and out.
 
-    Where the model is sharded they are on the CPU, and the dict is empty except on the main
-    process; elsewhere they are the model's own tensors.
+    This one serves a single process, DDP and FSDP2. All processes call each method together:
+    gathering is an exchange between them.
     """
-    weights = {}
-    for name, tensor in _weights(accelerator, model).items():
-        whole = _gather(tensor)
-        if accelerator.is_main_process or not isinstance(tensor, DTensor):
-            weights[name] = whole
-    return weights
+
+    def __init__(self, accelerator: Accelerator, model: nn.Module, optimizer: Any) -> None:
+        """Prepare ``model`` and ``optimizer``, which are kept as they are to be called."""
+        self.accelerator = accelerator
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+
+    @contextlib.contextmanager
+    def micro_batch(self, *, last: bool) -> Iterator[None]:
+        """Surround forward and backward pass of a micro-batch, the step's ``last`` or not.
+
+        Gradients are exchanged between processes only at the last one.
+        """
+        sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
+        with sync, self.accelerator.autocast():
+            yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of ``loss`` to those of the step; processes are averaged."""
+        self.accelerator.backward(loss)
+
+    def update(self, max_grad_norm: float) -> None:
+        """Scale the gradients down to ``max_grad_norm`` (0: leave them), update, clear them."""
+        if max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """Give out the plain module for an evaluation, and put it into training mode after it."""
+        yield self.accelerator.unwrap_model(self.model)
+        self.model.train()
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Return the whole weights by name; tied ones once, under the first of their sorted names.
+
+        Where the model is cut in pieces they are on the CPU, and the dict is empty except on the
+        main process; elsewhere they are the model's own tensors.
+        """
+        weights = {}
+        for name, tensor in self._weights().items():
+            whole = self._gather(tensor)
+            if self.accelerator.is_main_process or not self._is_cut():
+                weights[name] = whole
+        return weights
+
+    def load_full_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Copy whole ``weights``, the same on every process, into the model.
+
+        Raises:
+            CheckpointError: a name is missing or unknown, or a shape is another one.
+        """
+        own = self._weights()
+        # A file may name tied weights otherwise than `full_weights` does.
+        known = own.keys() | self.accelerator.unwrap_model(self.model).state_dict()
+        faults = [f"{name} is missing" for name in own if name not in weights]
+        faults += [f"{name} is unknown" for name in weights if name not in known]
+        faults += [
+            f"{name} has the shape {tuple(weights[name].shape)}, here {tuple(shape)}"
+            for name, shape in ((name, self._shape(tensor)) for name, tensor in own.items())
+            if name in weights and weights[name].shape != shape
+        ]
+        if faults:
+            raise CheckpointError("the weights do not fit this model: " + "; ".join(faults[:5]))
+        with torch.no_grad():
+            for name, tensor in own.items():
+                self._fill(tensor, weights[name])
+
+    def copy_weights(self, target: nn.Module) -> None:
+        """Copy the whole weights into a plain ``target`` on every process."""
+        own = named_weights(target)
+        with torch.no_grad():
+            # One weight after the other: no device holds a second whole model.
+            for name, tensor in self._weights().items():
+                own[name].copy_(self._gather(tensor))
+
+    def full_optimizer(self) -> dict[str, Any]:
+        """Return the optimizer's ``state_dict()`` with whole tensors; see `full_weights`."""
+        state = self.optimizer.state_dict()
+        if not self._is_cut():
+            return state
+        entries = {}
+        for index, entry in state["state"].items():
+            whole = {name: self._gather(value) for name, value in entry.items()}
+            if self.accelerator.is_main_process:
+                entries[index] = whole
+        return {**state, "state": entries} if self.accelerator.is_main_process else {}
+
+    def load_full_optimizer(self, state: dict[str, Any]) -> None:
+        """Load what `full_optimizer` returned on the main process, given to every process."""
+        if self._is_cut():
+            groups = self.optimizer.param_groups
+            parameters = [tensor for group in groups for tensor in group["params"]]
+            entries = {
+                index: {name: _piece(value, parameters[index]) for name, value in entry.items()}
+                for index, entry in state["state"].items()
+            }
+            state = {**state, "state": entries}
+        self.optimizer.load_state_dict(state)
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return named_weights(self.accelerator.unwrap_model(self.model))
+
+    def _is_cut(self) -> bool:
+        return is_sharded(self.model)
+
+    def _shape(self, tensor: torch.Tensor) -> torch.Size:
+        return tensor.shape
+
+    def _gather(self, tensor: Any) -> Any:
+        if isinstance(tensor, DTensor):
+            return tensor.full_tensor().detach().cpu()
+        return tensor.detach() if isinstance(tensor, torch.Tensor) else tensor
+
+    def _fill(self, tensor: torch.Tensor, whole: torch.Tensor) -> None:
+        tensor.copy_(_piece(whole, tensor))
 
 
-def load_full_weights(
-    accelerator: Accelerator, model: nn.Module, weights: dict[str, torch.Tensor]
-) -> None:
-    """Copy whole ``weights``, the same on every process, into ``model``.
-
-    Raises:
-        CheckpointError: a name is missing or unknown, or a shape is another one.
-    """
-    own = _weights(accelerator, model)
-    # A file may name tied weights otherwise than `full_weights` does.
-    known = own.keys() | accelerator.unwrap_model(model).state_dict()
-    faults = [f"{name} is missing" for name in own if name not in weights]
-    faults += [f"{name} is unknown" for name in weights if name not in known]
-    faults += [
-        f"{name} has the shape {tuple(weights[name].shape)}, here {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    if faults:
-        raise CheckpointError("the weights do not fit this model: " + "; ".join(faults[:5]))
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(_piece(weights[name], tensor))
-
-
-def copy_weights(accelerator: Accelerator, source: nn.Module, target: nn.Module) -> None:
-    """Copy the whole weights of ``source``, sharded or not, into a plain ``target`` everywhere."""
-    own = _weights(accelerator, target)
-    with torch.no_grad():
-        # One weight after the other: no device holds a second whole model.
-        for name, tensor in _weights(accelerator, source).items():
-            own[name].copy_(_gather(tensor))
-
-
-def full_optimizer(accelerator: Accelerator, model: nn.Module, optimizer: Any) -> dict[str, Any]:
-    """Return ``optimizer.state_dict()`` with whole tensors; see `full_weights`."""
-    state = optimizer.state_dict()
-    if not is_sharded(model):
-        return state
-    entries = {}
-    for index, entry in state["state"].items():
-        whole = {name: _gather(value) for name, value in entry.items()}
-        if accelerator.is_main_process:
-            entries[index] = whole
-    return {**state, "state": entries} if accelerator.is_main_process else {}
-
-
-def load_full_optimizer(
-    accelerator: Accelerator, model: nn.Module, optimizer: Any, state: dict[str, Any]
-) -> None:
-    """Load what `full_optimizer` returned on the main process, given to every process."""
-    if is_sharded(model):
-        parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
-        entries = {
-            index: {name: _piece(value, parameters[index]) for name, value in entry.items()}
-            for index, entry in state["state"].items()
-        }
-        state = {**state, "state": entries}
-    optimizer.load_state_dict(state)
-
-
-def _weights(accelerator: Accelerator, model: nn.Module) -> dict[str, torch.Tensor]:
-    plain = accelerator.unwrap_model(model)
-    for module in plain.modules():
+def named_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights and buffers of an unwrapped model as they are, each of them once."""
+    for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()  # After an evaluation the whole weights are still there.
     found: dict[int, tuple[str, torch.Tensor]] = {}
-    for name, tensor in sorted(plain.state_dict(keep_vars=True).items()):
+    for name, tensor in sorted(model.state_dict(keep_vars=True).items()):
         found.setdefault(id(tensor), (name, tensor))
     return dict(found.values())
-
-
-def _gather(tensor: Any) -> Any:
-    if isinstance(tensor, DTensor):
-        return tensor.full_tensor().detach().cpu()
-    return tensor.detach() if isinstance(tensor, torch.Tensor) else tensor
 
 
 def _piece(whole: Any, like: torch.Tensor) -> Any:

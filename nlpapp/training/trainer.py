@@ -7,17 +7,14 @@ checkpoints) is a callback.
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
-
-import torch
-from accelerate import Accelerator
 
 from nlpapp.data.sampling import StepData
 from nlpapp.errors import Interrupted
 from nlpapp.objectives.step import Batch, Objective
 from nlpapp.training.checkpoint import to_device
 from nlpapp.training.schedules import ScheduleConfig, learning_rate_factor, schedule_position
+from nlpapp.training.sharding import Strategy
 from nlpapp.training.signals import StopSignals
 from nlpapp.training.state import MetricSums, TrainerState, add_sums
 from nlpapp.training.step_data import StepTotals, load_epoch, step_totals
@@ -34,9 +31,7 @@ class Trainer:
     def __init__(
         self,
         *,
-        accelerator: Accelerator,
-        model: torch.nn.Module,
-        optimizer: Any,
+        strategy: Strategy,
         objective: Objective,
         steps: StepData,
         max_steps: int,
@@ -48,8 +43,9 @@ class Trainer:
         checkpointer: "Checkpointer",
         max_hours: float | None = None,
     ) -> None:
-        """Keep the parts; ``model`` and ``optimizer`` are prepared by ``accelerator`` already."""
-        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        """Keep the parts; ``strategy`` has model and optimizer, prepared for these processes."""
+        self.strategy, self.accelerator = strategy, strategy.accelerator
+        self.model, self.optimizer = strategy.model, strategy.optimizer
         self.objective, self.steps, self.max_steps = objective, steps, max_steps
         self.schedule, self.accumulation = schedule, accumulation
         self.max_grad_norm, self.num_workers = max_grad_norm, num_workers
@@ -108,7 +104,6 @@ class Trainer:
         state.step_in_epoch += 1
         if state.step_in_epoch == self.steps.num_steps(state.epoch):
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
-            self.carry = [None] * self.accumulation
 
     def _schedule(self, seconds: float) -> None:
         """Set the rate of this step; if the time is up, the step is the last."""
@@ -127,21 +122,15 @@ class Trainer:
         losses = []
         for index, batch in enumerate(micro_batches):
             batch = to_device(batch, self.accelerator.device)
-            # Gradients are exchanged between processes only at the last micro-batch.
-            wait = index < len(micro_batches) - 1
-            sync = self.accelerator.no_sync(self.model) if wait else nullcontext()
-            with sync, self.accelerator.autocast():
+            with self.strategy.micro_batch(last=index == len(micro_batches) - 1):
                 output = self.objective(self.model, batch, totals.counts, self.carry[index])
                 # Processes' gradients are averaged; the loss is a sum over processes.
-                self.accelerator.backward(output.loss * self.accelerator.num_processes)
+                self.strategy.backward(output.loss * self.accelerator.num_processes)
             self.carry[index] = output.carry
             losses.append(output.loss.detach())
             add_sums(sums, output.metrics)
         check_finite(self, micro_batches, losses, sums)
-        if self.max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.strategy.update(self.max_grad_norm)
         return sums
 
     def _stop(self, signal_number: int) -> None:

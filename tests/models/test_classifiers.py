@@ -13,6 +13,7 @@ from nlpapp.models.classifiers import (
     renamed_labels,
     set_dropout,
 )
+from nlpapp.models.transformer_xl import TransformerXLConfig, TransformerXLModel
 
 SIZE = BertSizeConfig(num_layers=1, hidden_size=16, num_heads=2, max_position_embeddings=32)
 
@@ -137,6 +138,22 @@ def test_dropout_of_hidden_states_and_attention_is_set():
     set_dropout(model, 0.5)
     assert not torch.equal(model(ids).logits, model(ids).logits)
     assert model.bert.encoder.layer[0].attention.self.dropout.p == 0.5
+
+
+@pytest.mark.parametrize("positions", ["relative", "absolute"])
+def test_dropout_of_a_transformer_xls_attention_is_set(positions):
+    config = TransformerXLConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, mem_len=0,
+        position_embedding_type=positions, initializer_range=0.3, attention_dropout=0.5,
+    )  # fmt: skip
+    model = TransformerXLModel(config)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    expected = model.eval()(ids).last_hidden_state
+    set_dropout(model.train(), 0.0)
+    torch.testing.assert_close(model(ids).last_hidden_state, expected)
+    set_dropout(model, 0.25)
+    assert [layer.attention.dropout.p for layer in model.layers] == [0.25, 0.25]
+    assert not any("dropout" in name for name in model.state_dict())
 
 
 @pytest.mark.parametrize("model, probability", [(torch.nn.Dropout(), 1.0), (torch.nn.ReLU(), 0.1)])

@@ -26,7 +26,7 @@ def plain_loss(inputs, labels):
 @pytest.mark.parametrize("rows", [1, 3, 5, 100])
 @pytest.mark.parametrize("predictions", [0, 1, 9])
 def test_any_blocks_give_the_plain_loss_and_gradients(monkeypatch, rows, predictions):
-    monkeypatch.setattr(module, "CPU_ROWS", rows)
+    monkeypatch.setattr(module, "ROWS", rows)
     inputs, labels = make_inputs(predictions)
     labels[:2] = F.linear(*inputs).argmax(1)[:2]  # Some are right.
     expected, expected_right = plain_loss(inputs, labels)
@@ -60,7 +60,7 @@ def test_nothing_is_kept_without_gradients():
 
 
 def test_under_autocast_gradients_stay_float32(monkeypatch):
-    monkeypatch.setattr(module, "CPU_ROWS", 4)
+    monkeypatch.setattr(module, "ROWS", 4)
     inputs, labels = make_inputs(9, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         expected, expected_right = plain_loss(inputs, labels)

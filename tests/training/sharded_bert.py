@@ -44,6 +44,8 @@ CONFIG = BertConfig(
 )
 ROWS = torch.randint(0, 51, (40, 8, 8), generator=torch.Generator().manual_seed(1))
 """(steps, B, S) token ids."""
+CLIP = 0.5
+"""Largest norm of the gradients; theirs is larger."""
 
 
 class Bert(nn.Module):
@@ -85,23 +87,22 @@ def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1, eps=1e-6)
 
 
-def train(accelerator, model, optimizer, steps, *, rank: int, world_size: int) -> None:
-    """Take two micro-batches a step; gradients are exchanged at the second."""
+def train(strategy: sharding.Strategy, steps) -> None:
+    """Take two micro-batches a step, of this process's share of the rows."""
+    processes, rank = strategy.accelerator.num_processes, strategy.accelerator.process_index
     for rows in ROWS[list(steps)]:
-        own = rows[rank::world_size]
+        own = rows[rank::processes]
         for index, part in enumerate(own.split(len(own) // 2)):
-            loss = model(part).sum() / len(rows)
-            if world_size == 1:
-                loss.backward()
-            elif index == 0:
-                with accelerator.no_sync(model):
-                    accelerator.backward(loss * world_size)
-            else:
-                accelerator.backward(loss * world_size)
-        if world_size == 1:
-            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        else:
-            accelerator.clip_grad_norm_(model.parameters(), 0.5)
+            with strategy.micro_batch(last=index == 1):
+                strategy.backward(strategy.model(part).sum() / len(rows) * processes)
+        strategy.update(CLIP)
+
+
+def train_whole(model, optimizer, steps) -> None:
+    """Do the same in plain torch, the whole step at once."""
+    for rows in ROWS[list(steps)]:
+        (model(rows).sum() / len(rows)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -138,55 +139,59 @@ def whole_run(folder: str, **changes) -> nn.Module:
     return run_toy(config, evaluate, best_metric="loss", greater_is_better=False)[0]
 
 
+def compare(strategy, plain, plain_optimizer, path: str) -> dict:
+    """Gather what ``strategy`` holds, save it, and return how far it is from the plain training."""
+    weights, state = strategy.full_weights(), strategy.full_optimizer()
+    found: dict = {"elsewhere": [len(weights), len(state)]}
+    if strategy.accelerator.is_main_process:
+        plain_state = plain_optimizer.state_dict()
+        whole = {name: value.detach() for name, value in sharding.named_weights(plain).items()}
+        found["weights"] = difference(weights, whole)
+        found["optimizer"] = difference(states(state), states(plain_state))
+        found["groups"] = state["param_groups"] == plain_state["param_groups"]
+        torch.save({"weights": weights, "optimizer": state}, path)
+    strategy.accelerator.wait_for_everyone()
+    return found
+
+
 def main(folder: str) -> None:
     os.environ.update(LAUNCHED)
     accelerator = sharding_accelerator()
-    rank, main_process = accelerator.process_index, accelerator.is_main_process
+    rank = accelerator.process_index
     model = Bert(0)
     plain = copy.deepcopy(model)
     plain_optimizer = optimizer_of(plain)
     copied = sharding.model_to_train(accelerator, model)
-    sharded, optimizer = accelerator.prepare(copied, optimizer_of(copied))
-    found = {"is_sharded": sharding.is_sharded(sharded), "kept_whole": copied is not model}
-    heads = sharded.bert
+    sharded = sharding.Strategy(accelerator, copied, optimizer_of(copied))
+    found = {"is_sharded": sharding.is_sharded(sharded.model), "kept_whole": copied is not model}
+    heads = sharded.model.bert
     found["tied"] = heads.cls.predictions.decoder.weight is heads.get_input_embeddings().weight
-    found["held"] = sum(p.to_local().numel() for p in sharded.parameters())
+    found["held"] = sum(p.to_local().numel() for p in sharded.model.parameters())
     found["whole"] = sum(p.numel() for p in plain.parameters())
 
-    train(accelerator, plain, plain_optimizer, range(20), rank=0, world_size=1)
-    train(accelerator, sharded, optimizer, range(20), rank=rank, world_size=2)
+    train_whole(plain, plain_optimizer, range(20))
+    train(sharded, range(20))
     # Five examples in batches of two: the second process has no share of the last one.
+    models = (plain, sharded.model)
     found["evaluation"] = [
-        evaluate_means(m, RowLoss(), evaluation_steps(5, 2))["loss"] for m in (plain, sharded)
+        evaluate_means(m, RowLoss(), evaluation_steps(5, 2))["loss"] for m in models
     ]
-    rows = [
-        predict_rows(m, lambda m, b: m(b["input_ids"]), evaluation_steps(5, 2))
-        for m in (plain, sharded)
-    ]
+    rows = [predict_rows(m, lambda m, b: m(b["input_ids"]), evaluation_steps(5, 2)) for m in models]
     found["rows"] = float(abs(rows[0] - rows[1]).max())
     # After an evaluation the whole weights of the root are still there.
-    weights = sharding.full_weights(accelerator, sharded)
-    state = sharding.full_optimizer(accelerator, sharded, optimizer)
-    found["elsewhere"] = [len(weights), len(state)]
-    if main_process:
-        plain_weights = sharding.full_weights(accelerator, plain)
-        found["weights"] = difference(weights, plain_weights)
-        found["optimizer"] = difference(states(state), states(plain_optimizer.state_dict()))
-        found["groups"] = state["param_groups"] == plain_optimizer.state_dict()["param_groups"]
-        torch.save({"weights": weights, "optimizer": state}, f"{folder}/saved.pt")
-    accelerator.wait_for_everyone()
+    found |= compare(sharded, plain, plain_optimizer, f"{folder}/saved.pt")
 
     saved = torch.load(f"{folder}/saved.pt", weights_only=True, mmap=True)
     other = sharding.model_to_train(accelerator, Bert(1))
-    other, other_optimizer = accelerator.prepare(other, optimizer_of(other))
-    sharding.load_full_weights(accelerator, other, saved["weights"])
-    sharding.load_full_optimizer(accelerator, other, other_optimizer, saved["optimizer"])
-    train(accelerator, plain, plain_optimizer, range(20, 30), rank=0, world_size=1)
-    train(accelerator, other, other_optimizer, range(20, 30), rank=rank, world_size=2)
-    sharding.copy_weights(accelerator, other, model)
+    resumed = sharding.Strategy(accelerator, other, optimizer_of(other))
+    resumed.load_full_weights(saved["weights"])
+    resumed.load_full_optimizer(saved["optimizer"])
+    train_whole(plain, plain_optimizer, range(20, 30))
+    train(resumed, range(20, 30))
+    resumed.copy_weights(model)
     found["resumed"] = difference(model.state_dict(), plain.state_dict())
     try:
-        sharding.load_full_weights(accelerator, other, {"bert.x": torch.zeros(1)})
+        resumed.load_full_weights({"bert.x": torch.zeros(1)})
     except CheckpointError as error:
         found["refusal"] = str(error)
 

@@ -14,7 +14,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
-from nlpapp.errors import CheckpointError, ConfigError
+from nlpapp.errors import CheckpointError
 from nlpapp.training import sharding
 from tests.conftest import REPOSITORY
 from tests.training.sharded_bert import (
@@ -24,6 +24,7 @@ from tests.training.sharded_bert import (
     optimizer_of,
     states,
     train,
+    train_whole,
     whole_run,
 )
 
@@ -70,11 +71,12 @@ def test_evaluation_where_a_process_has_no_example(found):
 def test_weights_that_do_not_fit(found):
     expected = "bert.bert.embeddings.LayerNorm.bias is missing"
     assert all(expected in process["refusal"] for process in found)
-    accelerator, model = Accelerator(cpu=True), Bert(0)
-    weights = sharding.full_weights(accelerator, model)
+    model = Bert(0)
+    strategy = sharding.Strategy(Accelerator(cpu=True), model, optimizer_of(model))
+    weights = strategy.full_weights()
     wrong = weights | {"bert.bert.pooler.dense.bias": torch.zeros(3), "more": torch.zeros(1)}
     with pytest.raises(CheckpointError, match=r"more is unknown; .*\(3,\), here \(12,\)"):
-        sharding.load_full_weights(accelerator, model, wrong)
+        strategy.load_full_weights(wrong)
 
 
 def test_a_sharded_run_leaves_the_files_of_a_plain_one(found, tmp_path):
@@ -104,25 +106,34 @@ def test_a_sharded_run_leaves_the_files_of_a_plain_one(found, tmp_path):
 
 def test_a_plain_model_takes_the_same_road():
     """Whole weights: tied ones once, as safetensors keeps them, and loaded in place."""
-    accelerator, first, second = Accelerator(cpu=True), Bert(0), Bert(1)
-    assert not sharding.is_sharded(first)
-    assert sharding.model_to_train(accelerator, first) is first
-    optimizers = [optimizer_of(model) for model in (first, second)]
-    train(accelerator, first, optimizers[0], range(2), rank=0, world_size=1)
-    weights = sharding.full_weights(accelerator, first)
+    accelerator = Accelerator(cpu=True)
+    models = [Bert(seed) for seed in range(3)]
+    assert not sharding.is_sharded(models[0])
+    assert sharding.model_to_train(accelerator, models[0]) is models[0]
+    first, second = (
+        sharding.Strategy(accelerator, model, optimizer_of(model)) for model in models[:2]
+    )
+    train(first, range(2))
+    weights = first.full_weights()
     assert "bert.bert.embeddings.word_embeddings.weight" in weights
     assert "bert.cls.predictions.decoder.weight" not in weights
-    sharding.load_full_weights(accelerator, second, weights)
+    second.load_full_weights(weights)
     # A copy, as a file is one: torch keeps the tensors it is given.
-    state = copy.deepcopy(sharding.full_optimizer(accelerator, first, optimizers[0]))
-    sharding.load_full_optimizer(accelerator, second, optimizers[1], state)
-    for model, optimizer in zip((first, second), optimizers, strict=True):
-        train(accelerator, model, optimizer, range(2, 4), rank=0, world_size=1)
-    third = Bert(2)
-    sharding.copy_weights(accelerator, second, third)
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
-        assert torch.equal(value, third.state_dict()[name]), name
+    second.load_full_optimizer(copy.deepcopy(first.full_optimizer()))
+    for strategy in (first, second):
+        train(strategy, range(2, 4))
+    second.copy_weights(models[2])
+    for name, value in models[0].state_dict().items():
+        assert torch.equal(value, models[1].state_dict()[name]), name
+        assert torch.equal(value, models[2].state_dict()[name]), name
+
+
+def test_one_process_updates_as_plain_torch_does():
+    models = [Bert(0), Bert(0)]
+    optimizers = [optimizer_of(model) for model in models]
+    train(sharding.Strategy(Accelerator(cpu=True), models[0], optimizers[0]), range(4))
+    train_whole(models[1], optimizers[1], range(4))
+    assert difference(models[0].state_dict(), models[1].state_dict()) < 1e-6
 
 
 def test_the_config_file_gives_what_was_tested(monkeypatch):
@@ -150,9 +161,3 @@ def test_precision_of_the_pieces(monkeypatch):
     policy = sharding.sharding_plugin("bf16").mixed_precision_policy
     assert policy.param_dtype == torch.bfloat16 and policy.reduce_dtype == torch.float32
     assert sharding.sharding_plugin("float32").mixed_precision_policy is None
-
-
-def test_deepspeed_is_refused(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ConfigError, match="configs/accelerate/fsdp.yaml for what ZeRO-3 does"):
-        sharding.sharding_plugin("bf16")
