@@ -1,10 +1,12 @@
 """A text as one long row of ids, read in order: what language models train on and are scored on.
 
 The row of n tokens is cut into lanes, stretches that lie side by side in a batch; step s holds
-tokens s*T ... (s+1)*T - 1 of every lane. So lane i of a step goes on where lane i of the step
-before ended, and a memory kept for it stays valid. Processes and micro-batches share out the lanes,
-not the time. An epoch may have its lanes in another order, and segments of varying length; both
-depend on (seed, epoch) only, so that any number of processes and a resumed run read the same.
+tokens s*T ... (s+1)*T - 1 of every lane. So a row of a step goes on where it ended in the step
+before, and a memory kept for it stays valid. In the next epoch each row reads the lane after the
+one it has read, which begins where that ended, and the memory goes on with it; only the row that
+leaves the last lane jumps, with its memory, to the start of the text. Processes and micro-batches
+share out the rows, not the time. Which row begins with which lane depends on the seed, the lengths
+of segments on (seed, epoch), so that any number of processes and a resumed run read the same.
 
 Every token is predicted from the one before it, the first from ``start_id``; a lane's first token
 is predicted from the last of the lane before it, so that cutting loses no prediction. Where the
@@ -97,8 +99,18 @@ def encode_text(text: LanguageText, vocabulary: Vocabulary, folder: Path) -> np.
     return ids
 
 
-def check_training_length(num_tokens: int, num_lanes: int, segment_length: int, name: str) -> None:
-    """Raise ConfigError if a text is shorter than one batch of segments."""
+def check_training_length(
+    num_tokens: int, num_lanes: int, segment_length: int, name: str, *, shares: int = 1
+) -> None:
+    """Raise ConfigError if a text is shorter than one batch of segments, or lanes are too few.
+
+    ``shares`` is the number of micro-batches of a step, over all processes.
+    """
+    if num_lanes < shares:
+        raise ConfigError(
+            f"batch_size: {num_lanes} lanes are fewer than the {shares} micro-batches (processes x "
+            "gradient_accumulation_steps) that share them out. Give at least as many."
+        )
     if num_tokens < num_lanes * segment_length:
         raise ConfigError(
             f"{name} has {num_tokens} tokens, fewer than one batch of {num_lanes} lanes x "
@@ -155,7 +167,7 @@ class StreamSteps:
             segment_length: T, in tokens.
             start_id: stands before the first token; by custom <eos>.
             seed: of the two options below.
-            shuffle_lanes: which rows hold which lanes is drawn anew for each epoch.
+            shuffle_lanes: which row begins with which lane is drawn.
             variable_length: lengths of segments are drawn anew for each epoch (`segment_borders`).
             name: what error messages call the text.
 
@@ -175,7 +187,8 @@ class StreamSteps:
         self.segment_length = segment_length
         self.start_id = start_id
         self.seed = seed
-        self.shuffle_lanes = shuffle_lanes
+        rows = np.arange(self.num_lanes)
+        self._first_lanes = epoch_order(self.num_lanes, seed, 0) if shuffle_lanes else rows
         self.variable_length = variable_length
         self.lane_length = -(-len(token_ids) // self.num_lanes)
         self._cut: tuple[int, np.ndarray] | None = None
@@ -195,9 +208,7 @@ class StreamSteps:
         self, epoch: int, step: int, *, rank: int, world_size: int, accumulation: int
     ) -> list[Batch]:
         """Return {"input_ids", "labels"}, (b, T) int64, for each micro-batch of this process."""
-        lanes = np.arange(self.num_lanes)
-        if self.shuffle_lanes:
-            lanes = epoch_order(self.num_lanes, self.seed, epoch)
+        lanes = (self._first_lanes + epoch) % self.num_lanes
         start, stop = self._borders(epoch)[step : step + 2].tolist()
         shares = split_step(lanes, rank, world_size, accumulation)
         return [self._segment(share, start, stop) for share in shares]

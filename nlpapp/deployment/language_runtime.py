@@ -134,18 +134,16 @@ def next_token_probabilities(
 
 
 class _Words:
-    """The vocabulary of a bundle: words, characters, or the pieces of a tokenizer."""
+    """The vocabulary of a bundle: words, characters, bytes, or the pieces of a tokenizer."""
 
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.end_id: int = manifest["end_id"]
         self.unknown_id: int | None = manifest["unknown_id"]
-        self.tokenizer: Tokenizer | None = None
-        self.symbols: list[str] = []
-        self.blank = " "
+        self.kind = "pieces"
         if "vocabulary.json" in manifest["files"]:
             content = json.loads(verified_bytes(folder, "vocabulary.json", manifest["files"]))
-            self.symbols = content["symbols"]
-            self.blank = " " if content["kind"] == "words" else ""
+            self.kind = content["kind"]
+            self.symbols: list[str] = content.get("symbols", [])  # bytes need none
             self.ids = {symbol: index for index, symbol in enumerate(self.symbols)}
         else:
             text = verified_bytes(folder, "tokenizer.json", manifest["files"]).decode()
@@ -155,15 +153,20 @@ class _Words:
         """Return the ids of ``text``, <eos> for its start and for each line break."""
         ids = []
         for line in text.split("\n"):
-            ids.append(self.end_id)
-            if self.tokenizer is not None:
-                ids += self.tokenizer.encode(line, add_special_tokens=False).ids
-                continue
-            for symbol in line.split() if self.blank else line:
-                index = self.ids.get(symbol, self.unknown_id)
-                if index is None:
-                    raise DataError(f"'{symbol}' is not in the vocabulary, which has no <unk>.")
-                ids.append(index)
+            ids += [self.end_id, *self._line_ids(line)]
+        return ids
+
+    def _line_ids(self, line: str) -> list[int]:
+        if self.kind == "pieces":
+            return list(self.tokenizer.encode(line, add_special_tokens=False).ids)
+        if self.kind == "bytes":
+            return list(line.encode())
+        ids = []
+        for symbol in line.split() if self.kind == "words" else line:
+            index = self.ids.get(symbol, self.unknown_id)
+            if index is None:
+                raise DataError(f"'{symbol}' is not in the vocabulary, which has no <unk>.")
+            ids.append(index)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -174,6 +177,11 @@ class _Words:
                 lines.append([])
             else:
                 lines[-1].append(index)
-        if self.tokenizer is not None:
-            return "\n".join(self.tokenizer.decode(line) for line in lines)
-        return "\n".join(self.blank.join(self.symbols[index] for index in line) for line in lines)
+        return "\n".join(map(self._line_text, lines))
+
+    def _line_text(self, ids: Sequence[int]) -> str:
+        if self.kind == "pieces":
+            return str(self.tokenizer.decode(ids))
+        if self.kind == "bytes":
+            return bytes(ids).decode(errors="replace")
+        return (" " if self.kind == "words" else "").join(self.symbols[index] for index in ids)

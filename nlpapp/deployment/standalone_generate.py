@@ -47,6 +47,8 @@ def to_ids(vocabulary, manifest, text):
     """Return the ids of a prompt: <eos> stands for the start of a text."""
     if not isinstance(vocabulary, dict):
         return [manifest["end_id"], *vocabulary.encode(text, add_special_tokens=False).ids]
+    if vocabulary["kind"] == "bytes":
+        return [manifest["end_id"], *text.encode()]
     ids = {symbol: index for index, symbol in enumerate(vocabulary["symbols"])}
     symbols = text.split() if vocabulary["kind"] == "words" else list(text)
     found = [ids.get(symbol, manifest["unknown_id"]) for symbol in symbols]
@@ -59,6 +61,8 @@ def to_text(vocabulary, ids, end_id):
     """Return the text of ids, a new line for each <eos>."""
     if not isinstance(vocabulary, dict):
         return vocabulary.decode(ids)
+    if vocabulary["kind"] == "bytes":
+        return bytes(ids).decode(errors="replace")
     symbols = ["\n" if index == end_id else vocabulary["symbols"][index] for index in ids]
     return ("" if vocabulary["kind"] == "characters" else " ").join(symbols)
 

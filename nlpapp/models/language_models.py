@@ -87,9 +87,15 @@ def open_language_model(
         ConfigError: the model was trained with another vocabulary.
     """
     if folder is None:
-        return TransformerXLLMHeadModel(transformer_xl_config(size, vocab_size=vocab_size)).eval()
-    found = read_config(folder).model_type
-    if found != TransformerXLConfig.model_type:
+        model = TransformerXLLMHeadModel(transformer_xl_config(size, vocab_size=vocab_size))
+        for parameter in model.parameters():
+            # Without cutoffs the tails' entries are empty: DDP would wait for their gradients.
+            parameter.requires_grad_(parameter.numel() > 0)
+        return model.eval()
+    config = read_config(folder)
+    kinds = [name for name in config.architectures or [] if "SequenceClassification" in name]
+    if config.model_type != TransformerXLConfig.model_type or kinds:
+        found = ", ".join(kinds) or config.model_type
         raise CheckpointError(
             f"{folder} holds a {found}, not a language model; train one with nlpapp train-lm."
         )

@@ -24,6 +24,12 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from nlpapp.models.dropout import keep_mask
+from nlpapp.models.fast_linear import linear, product, transposed_product
+
+MANY_ROWS = 256
+"""Tokens of a segment from which on a kernel made for its shape pays in a few calls."""
+
 
 class RelativeAttention(nn.Module):
     """Multi-head attention from a segment to memory and segment, with relative positions.
@@ -37,7 +43,8 @@ class RelativeAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, head_width: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.head_width, self.dropout = num_heads, head_width, dropout
+        self.num_heads, self.head_width = num_heads, head_width
+        self.dropout = nn.Dropout(dropout)  # its rate; the kernels do the dropping
         self.query = nn.Linear(width, num_heads * head_width, bias=False)
         self.key_value = nn.Linear(width, 2 * num_heads * head_width, bias=False)
         self.position = nn.Linear(width, num_heads * head_width, bias=False)  # W_kR
@@ -52,15 +59,24 @@ class RelativeAttention(nn.Module):
         of the distances K-1 ... 0.
         """
         heads = (self.num_heads, self.head_width)
-        query = self.query(segment).unflatten(-1, heads).permute(2, 0, 1, 3)
+        # oneDNN makes a kernel for each new shape. A memory that grows by a token in each call has
+        # a new one every time, so the segment decides.
+        few = segment.shape[:2].numel() < MANY_ROWS
+        project = functional.linear if few else linear
+        query = project(segment, self.query.weight)
         # Projected apart, so that a memory that learns nothing costs no gradient.
         parts = [segment] if memory is None else [memory, segment]
         projected = [
-            self.key_value(part).unflatten(-1, (2, *heads)).permute(2, 3, 0, 1, 4) for part in parts
+            project(part, self.key_value.weight).unflatten(-1, (2, *heads)).permute(2, 3, 0, 1, 4)
+            for part in parts
         ]
         key_value = torch.cat(projected, dim=3).contiguous()
-        distance = self.position(positions).unflatten(-1, heads).transpose(0, 1)
-        return query, key_value, distance
+        distance = project(positions, self.position.weight)
+        return (
+            query.unflatten(-1, heads).permute(2, 0, 1, 3),
+            key_value,
+            distance.unflatten(-1, heads).transpose(0, 1),
+        )
 
     def forward(
         self,
@@ -77,10 +93,9 @@ class RelativeAttention(nn.Module):
         (N, 1, H) the biases, ``mask`` (T, K) that of `visible_keys`.
         """
         query, key_value, distance = self.projections(segment, memory, positions)
-        attend = cpu_attention if segment.device.type == "cpu" else fused_attention
-        dropout = self.dropout if self.training else 0.0
-        attended = attend(query, key_value, distance, u, v, mask, dropout)  # (N, B, T, H)
-        return self.output(attended.permute(1, 2, 0, 3).flatten(2))
+        dropout = self.dropout.p if self.training else 0.0
+        attended = attend(query, key_value, distance, u, v, mask, dropout).flatten(2)
+        return linear(attended, self.output.weight)
 
 
 class AbsoluteAttention(nn.Module):
@@ -88,7 +103,8 @@ class AbsoluteAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, head_width: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.head_width, self.dropout = num_heads, head_width, dropout
+        self.num_heads, self.head_width = num_heads, head_width
+        self.dropout = nn.Dropout(dropout)  # its rate; the kernels do the dropping
         self.query = nn.Linear(width, num_heads * head_width, bias=False)
         self.key_value = nn.Linear(width, 2 * num_heads * head_width, bias=False)
         self.output = nn.Linear(num_heads * head_width, width, bias=False)
@@ -98,7 +114,7 @@ class AbsoluteAttention(nn.Module):
         heads = (self.num_heads, self.head_width)
         query = self.query(segment).unflatten(-1, heads).transpose(1, 2)  # (B, N, T, H)
         key, value = self.key_value(segment).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout.p if self.training else 0.0
         attended = functional.scaled_dot_product_attention(
             query, key, value, dropout_p=dropout, is_causal=True
         )
@@ -136,7 +152,7 @@ def relative_shift(scores: Tensor) -> Tensor:
     return padded.view(*batch, columns + 1, rows)[..., 1:, :].reshape(*batch, rows, columns)
 
 
-def fused_attention(
+def attend(
     query: Tensor,
     key_value: Tensor,
     distance: Tensor,
@@ -144,32 +160,10 @@ def fused_attention(
     v: Tensor,
     mask: Tensor,
     dropout: float,
+    *,
+    fused: bool | None = None,
 ) -> Tensor:
-    """Return o (N, B, T, H) by torch's fused attention; arguments as of `cpu_attention`."""
-    scale = query.shape[-1] ** -0.5
-    key, value = key_value
-    u, v = (bias[:, None].to(query.dtype) for bias in (u, v))
-    by_position = (query + v) @ distance[:, None].transpose(-1, -2)  # (N, B, T, K)
-    return functional.scaled_dot_product_attention(
-        query + u,
-        key,
-        value,
-        attn_mask=relative_shift(by_position) * scale + mask.to(query.dtype),
-        dropout_p=dropout,
-        scale=scale,
-    )
-
-
-def cpu_attention(
-    query: Tensor,
-    key_value: Tensor,
-    distance: Tensor,
-    u: Tensor,
-    v: Tensor,
-    mask: Tensor,
-    dropout: float,
-) -> Tensor:
-    """Return o (N, B, T, H).
+    """Return o (B, T, N, H).
 
     Args:
         query: q, (N, B, T, H).
@@ -179,12 +173,28 @@ def cpu_attention(
         v: (N, 1, H).
         mask: (T, K), see `visible_keys`.
         dropout: rate on the attention weights.
+        fused: by torch's fused attention; None: everywhere but on a CPU.
     """
     u, v, mask = (tensor.to(query.dtype) for tensor in (u, v, mask))
-    return _RelativeAttention.apply(query, key_value, distance, u, v, mask, dropout)
+    if not (query.device.type != "cpu" if fused is None else fused):
+        return _RelativeAttention.apply(query, key_value, distance, u, v, mask, dropout)
+    scale = query.shape[-1] ** -0.5
+    key, value = key_value
+    by_position = (query + v[:, None]) @ distance[:, None].transpose(-1, -2)  # (N, B, T, K)
+    attended = functional.scaled_dot_product_attention(
+        query + u[:, None],
+        key,
+        value,
+        attn_mask=relative_shift(by_position) * scale + mask,
+        dropout_p=dropout,
+        scale=scale,
+    )
+    return attended.permute(1, 2, 0, 3)
 
 
 class _RelativeAttention(Function):
+    """One head after the other, whose scores stay in the processor's cache."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -198,49 +208,60 @@ class _RelativeAttention(Function):
     ) -> Tensor:
         num_heads, lanes, length, width = query.shape
         num_keys = key_value.shape[3]
-        ctx.scale = width**-0.5
-        by_content = ((query + u[:, None]) * ctx.scale).reshape(-1, length, width)  # (N * B, T, H)
-        by_position = ((query + v[:, None]) * ctx.scale).reshape(num_heads, -1, width)
-        key, value = key_value.flatten(1, 2)  # (N * B, K, H) each
-        scores = torch.bmm(by_position, distance.transpose(1, 2))  # (N, B * T, K)
-        shifted = scores.as_strided(
-            (num_heads * lanes, length, num_keys),
-            (length * num_keys, num_keys - 1, 1),
-            scores.storage_offset() + length - 1,
-        )
-        weights = torch.baddbmm(shifted, by_content, key.transpose(1, 2)).add_(mask)
-        torch.softmax(weights, -1, out=weights)
+        ctx.scale, ctx.factor = width**-0.5, 1.0
+        weights = query.new_empty(num_heads, lanes, length, num_keys)
         kept = None
         if dropout:
-            kept = torch.empty_like(weights).bernoulli_(1 - dropout).div_(max(1 - dropout, 1e-9))
-        attended = torch.bmm(weights if kept is None else weights * kept, value)
-        ctx.save_for_backward(by_content, by_position, key_value, distance, weights, kept, attended)
-        return attended.view(num_heads, lanes, length, width)
+            kept, ctx.factor = keep_mask(weights, dropout)
+        attended = query.new_empty(lanes, length, num_heads, width)
+        for head, (key, value) in enumerate(zip(*key_value, strict=True)):  # (B, K, H) each
+            by_content = (query[head] + u[head]).mul_(ctx.scale)  # (B, T, H)
+            by_position = (query[head] + v[head]).mul_(ctx.scale).view(-1, width)
+            scores = product(by_position, distance[head])  # (B * T, K)
+            shifted = scores.as_strided(
+                (lanes, length, num_keys), (length * num_keys, num_keys - 1, 1), length - 1
+            )
+            applied = torch.baddbmm(shifted, by_content, key.transpose(1, 2), out=weights[head])
+            torch.softmax(applied.add_(mask), -1, out=applied)
+            if kept is not None:
+                applied = (applied * kept[head]).mul_(ctx.factor)
+            attended[:, :, head] = torch.bmm(applied, value)
+        ctx.save_for_backward(query, key_value, distance, u, v, weights, kept, attended)
+        return attended
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_attended: Tensor) -> tuple[Tensor | None, ...]:
-        by_content, by_position, key_value, distance, weights, kept, attended = ctx.saved_tensors
-        shape = of_attended.shape  # (N, B, T, H)
-        key, value = key_value.flatten(1, 2)
-        of_attended = of_attended.flatten(0, 1).contiguous()  # (N * B, T, H)
-        of_key_value = torch.empty_like(key_value)
-        of_key, of_value = of_key_value.flatten(1, 2)
-        applied = weights if kept is None else weights * kept
-        torch.bmm(applied.transpose(1, 2), of_attended, out=of_value)
-        of_scores = torch.bmm(of_attended, value.transpose(1, 2))
-        if kept is not None:
-            of_scores *= kept
+        query, key_value, distance, u, v, weights, kept, attended = ctx.saved_tensors
+        num_heads, lanes, length, width = query.shape
+        num_keys = key_value.shape[3]
         # Softmax: sum_j of_weight_ij * weight_ij is of_attended_i . attended_i, with dropout too.
-        of_scores -= (of_attended * attended).sum(-1, keepdim=True)
-        of_scores *= weights
-        torch.bmm(of_scores.transpose(1, 2), by_content, out=of_key)
-        of_content = torch.bmm(of_scores, key).mul_(ctx.scale).view(shape)
-        of_shifted = _unshift(of_scores).view(len(distance), -1, distance.shape[1])
-        of_distance = torch.bmm(of_shifted.transpose(1, 2), by_position)
-        of_position = torch.bmm(of_shifted, distance).mul_(ctx.scale).view(shape)
-        of_u, of_v = (part.sum((1, 2))[:, None] for part in (of_content, of_position))
-        of_query = of_content.add_(of_position)
+        means = (of_attended * attended).sum(-1)  # (B, T, N)
+        of_query = query.new_empty(lanes, length, num_heads, width)
+        of_key_value, of_distance = torch.empty_like(key_value), torch.empty_like(distance)
+        of_u, of_v = torch.empty_like(u), torch.empty_like(v)
+        for head, (key, value) in enumerate(zip(*key_value, strict=True)):
+            of_output = of_attended[:, :, head].contiguous()  # (B, T, H)
+            applied = weights[head]
+            of_scores = torch.bmm(of_output, value.transpose(1, 2))  # (B, T, K)
+            if kept is not None:
+                applied = (applied * kept[head]).mul_(ctx.factor)
+                of_scores.mul_(kept[head]).mul_(ctx.factor)
+            torch.bmm(applied.transpose(1, 2), of_output, out=of_key_value[1, head])
+            of_scores.sub_(means[:, :, head, None]).mul_(weights[head])
+            by_content = (query[head] + u[head]).mul_(ctx.scale)  # (B, T, H)
+            torch.bmm(of_scores.transpose(1, 2), by_content, out=of_key_value[0, head])
+            of_content = torch.bmm(of_scores, key).mul_(ctx.scale)
+            of_shifted = _unshift(of_scores).view(-1, num_keys)  # (B * T, K)
+            by_position = (query[head] + v[head]).mul_(ctx.scale).view(-1, width)
+            of_distance[head] = transposed_product(of_shifted, by_position)
+            of_position = (
+                product(of_shifted, distance[head].t()).mul_(ctx.scale).view_as(of_content)
+            )
+            of_u[head, 0], of_v[head, 0] = of_content.sum((0, 1)), of_position.sum((0, 1))
+            torch.add(of_content, of_position, out=of_content)
+            of_query[:, :, head] = of_content
+        of_query = of_query.permute(2, 0, 1, 3)
         return of_query, of_key_value, of_distance, of_u, of_v, None, None
 
 

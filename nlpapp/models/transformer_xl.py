@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -49,6 +48,8 @@ from nlpapp.models.adaptive_softmax import (
     ClusterTable,
     check_cutoffs,
 )
+from nlpapp.models.dropout import Dropout
+from nlpapp.models.feed_forward import feed_forward
 from nlpapp.models.relative_attention import AbsoluteAttention, RelativeAttention, visible_keys
 
 Memory = tuple[Tensor, ...]
@@ -258,11 +259,11 @@ class TransformerXLLayer(nn.Module):
         self.feed_forward_in = nn.Linear(width, config.intermediate_size)
         self.feed_forward_out = nn.Linear(config.intermediate_size, width)
         self.feed_forward_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def _feed_forward(self, hidden: Tensor) -> Tensor:
-        inner = self.dropout(functional.relu(self.feed_forward_in(hidden), inplace=True))
-        return self.dropout(self.feed_forward_out(inner))
+        rate = self.dropout.p if self.training else 0.0
+        return self.dropout(feed_forward(hidden, self.feed_forward_in, self.feed_forward_out, rate))
 
     def forward(self, hidden: Tensor, memory: Tensor | None, *attention_inputs: Tensor) -> Tensor:
         """Return the output for ``hidden`` (B, T, D) after ``memory`` (B, M, D): (B, T, D).
@@ -345,7 +346,7 @@ class TransformerXLModel(TransformerXLPreTrainedModel):
             TransformerXLLayer(config) for _ in range(config.num_hidden_layers)
         )
         self.final_norm = nn.LayerNorm(config.hidden_size) if config.final_norm else nn.Identity()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.post_init()
 
     def forward(

@@ -27,6 +27,7 @@ from nlpapp.text.language_text import LanguageText
 from nlpapp.text.vocabulary import load_vocabulary
 from nlpapp.training.evaluate import evaluate_means
 from nlpapp.training.fit import set_seed
+from nlpapp.training.processes import process_state
 from nlpapp.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,8 @@ def run(config: Config) -> dict[str, float]:
     if config.clamp_len is not None:
         model.config.clamp_len = config.clamp_len
     text = LanguageText(config.text_file, text_column=config.text_column)
-    token_ids = encode_text(text, vocabulary, run.path / "cache")
+    with process_state().main_process_first():  # the others find the file
+        token_ids = encode_text(text, vocabulary, run.path / "cache")
     steps = StreamSteps(
         token_ids,
         num_lanes=config.batch_size,
@@ -121,7 +123,7 @@ def run(config: Config) -> dict[str, float]:
     # First, because a text that is too short for them is noticed here.
     measured = _context_worth(config, model, token_ids) if run.is_main else {}
     metrics = evaluate_means(model, LanguageModelingObjective(mem_len=config.mem_len), steps)
-    metrics |= text_figures(metrics["loss"], len(token_ids), text.counts())
+    metrics |= text_figures(metrics["loss"], len(token_ids), text.counts(vocabulary))
     if vocabulary.unknown_id is not None:
         metrics["unknown_rate"] = float((token_ids == vocabulary.unknown_id).mean())
     if config.by_position:

@@ -19,6 +19,7 @@ from nlpapp.text.vocabulary import Vocabulary, build_vocabulary
 from nlpapp.training.evaluate import evaluate_means
 from nlpapp.training.fit import TrainingConfig, fit, set_seed
 from nlpapp.training.optimizers import OptimizerConfig
+from nlpapp.training.processes import process_state
 from nlpapp.training.run_folder import RunFolder
 from nlpapp.training.schedules import ScheduleConfig
 
@@ -31,7 +32,7 @@ class Config:
 
     train_file: list[str] | str
     """Files (packed or not), patterns, folders, or data sets such as hub:owner/name:config:split,
-    read line by line; a line's end is the token <eos>."""
+    read line by line; a line's end is the token <eos>. Of enwik8[:90000000] these bytes."""
     valid_file: list[str] | str
     """Text that chooses the best weights."""
     output_dir: str
@@ -55,7 +56,8 @@ class Config:
     variable_segment_length: bool = False
     """Draw the length of each training segment around segment_length, anew in each epoch."""
     shuffle_lanes: bool = False
-    """Draw which row of the batch reads which lane, anew in each epoch."""
+    """Draw which row of the batch begins with which lane, so that each process reads from all over
+    the text; in the next epoch, too, every row goes on where it ended."""
     evaluation_segment_length: int | None = None
     """Tokens of a lane that evaluation reads at once; absent: segment_length."""
     evaluation_mem_len: int | None = None
@@ -129,6 +131,8 @@ def run(config: Config) -> dict[str, float]:
             samples.add(metrics["valid_loss"], _sample(model, vocabulary, config))
         return metrics
 
+    last = splits[-1]
+    counts = texts[last].counts(vocabulary)  # Before the training: the text may change meanwhile.
     metrics = fit(
         run=run,
         model=model,
@@ -141,10 +145,9 @@ def run(config: Config) -> dict[str, float]:
         greater_is_better=False,
         fingerprint=vocabulary.fingerprint(),
     )
-    last = splits[-1]
     metrics |= score(last, model, config.evaluation_mem_len)
     size = len(steps[last].token_ids)
-    figures = text_figures(metrics[f"{last}_loss"], size, texts[last].counts())
+    figures = text_figures(metrics[f"{last}_loss"], size, counts)
     metrics |= {f"{last}_{name}": value for name, value in figures.items()}
     for mem_len in config.memory_ablation:
         other = score(last, model, mem_len)
@@ -164,7 +167,9 @@ def run(config: Config) -> dict[str, float]:
 def _segments(
     config: Config, text: LanguageText, vocabulary: Vocabulary, run: RunFolder, split: str
 ) -> StreamSteps:
-    token_ids = encode_text(text, vocabulary, run.path / "cache")
+    # The others find the file; before the main process is here, the folder is not the run's yet.
+    with process_state().main_process_first():
+        token_ids = encode_text(text, vocabulary, run.path / "cache")
     if split != "train":
         return StreamSteps(
             token_ids,
@@ -173,7 +178,10 @@ def _segments(
             start_id=vocabulary.end_id,
             name=text.name,
         )
-    check_training_length(len(token_ids), config.batch_size, config.segment_length, text.name)
+    shares = process_state().num_processes * config.training.gradient_accumulation_steps
+    check_training_length(
+        len(token_ids), config.batch_size, config.segment_length, text.name, shares=shares
+    )
     return StreamSteps(
         token_ids,
         num_lanes=config.batch_size,

@@ -138,7 +138,7 @@ def read_line_chunks(part: SourcePart) -> Iterator[LineChunk]:
             try:
                 data = _whole_lines(file, source, place, stop - offset)
             except (EOFError, zlib.error, OSError) as error:
-                raise _reading_error(source, error, first, offset) from None
+                raise reading_error(source, error, first, offset) from None
             if not data:
                 return
             if len(data) > LONG_LINE and place == "own" and not warned:
@@ -161,7 +161,8 @@ def _whole_lines(file: IO[bytes], source: Source, place: str, left: int) -> byte
     return data
 
 
-def _reading_error(source: Source, error: Exception, lines: int, offset: int) -> DataError:
+def reading_error(source: Source, error: Exception, lines: int, offset: int) -> DataError:
+    """Return what to say of a source that could be read up to ``lines`` and byte ``offset``."""
     if source.compression == "none":
         return DataError(f"{source.name} cannot be read at byte {offset}: {error}.")
     return DataError(

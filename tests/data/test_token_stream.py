@@ -15,15 +15,15 @@ from nlpapp.text.vocabulary import count_symbols
 
 
 def read_lanes(
-    steps: StreamSteps, *, world_size: int = 1, accumulation: int = 1
+    steps: StreamSteps, *, epoch: int = 0, world_size: int = 1, accumulation: int = 1
 ) -> dict[str, list[list[int]]]:
     """Put the segments of each lane together again, over processes, micro-batches and steps."""
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for step in range(steps.num_steps(0)):
+    for step in range(steps.num_steps(epoch)):
         row = 0
         for rank in range(world_size):
             batches = steps.micro_batches(
-                0, step, rank=rank, world_size=world_size, accumulation=accumulation
+                epoch, step, rank=rank, world_size=world_size, accumulation=accumulation
             )
             for batch in batches:
                 for index in range(len(batch["labels"])):
@@ -78,7 +78,7 @@ def test_sharing_out_lanes_changes_no_lane(options):
     assert read_lanes(steps) == read_lanes(steps, world_size=2, accumulation=2)
 
 
-def test_each_epoch_has_an_order_and_segments_of_its_own():
+def test_each_epoch_has_segments_of_its_own():
     options = {"num_lanes": 6, "segment_length": 20, "start_id": 0, "seed": 1}
     tokens = np.arange(6000)
     steps = StreamSteps(tokens, shuffle_lanes=True, variable_length=True, **options)
@@ -101,6 +101,25 @@ def test_each_epoch_has_an_order_and_segments_of_its_own():
     for batches in (first, second):
         labels = [label for batch in batches for row in batch for label in row]
         assert sorted(labels) == tokens.tolist()
+
+
+@pytest.mark.parametrize("num_tokens", [60, 58])
+@pytest.mark.parametrize("options", [{}, {"shuffle_lanes": True, "variable_length": True}])
+@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 1), (2, 2)])
+def test_every_row_goes_round_the_text_without_a_gap(num_tokens, options, world_size, accumulation):
+    """After as many epochs as there are lanes: the whole text, from where the row began."""
+    tokens = np.arange(1, num_tokens + 1)
+    steps = StreamSteps(tokens, num_lanes=6, segment_length=7, start_id=0, seed=2, **options)
+    rows: list[list[int]] = [[] for _ in range(6)]
+    for epoch in range(6):
+        lanes = read_lanes(steps, epoch=epoch, world_size=world_size, accumulation=accumulation)
+        for row, lane in zip(rows, lanes["labels"], strict=True):
+            row.extend(label for label in lane if label != -100)
+    begins = [row[0] for row in rows]
+    assert sorted(begins) == [1, 11, 21, 31, 41, 51]
+    assert (begins != sorted(begins)) == bool(options)
+    for row in rows:
+        assert row == [(row[0] + place - 1) % num_tokens + 1 for place in range(num_tokens)]
 
 
 def test_lengths_of_segments_are_drawn_around_the_given_one():
@@ -202,5 +221,7 @@ def test_bad_input_is_named(tmp_path):
         ConfigError, match="train.txt has 20 tokens, fewer than one batch of 4 lanes x 8"
     ):
         check_training_length(20, 4, 8, "train.txt")
+    with pytest.raises(ConfigError, match="batch_size: 4 lanes are fewer than the 6 micro-batches"):
+        check_training_length(20, 4, 5, "train.txt", shares=6)
     with pytest.raises(ConfigError, match="at least 1"):
         StreamSteps(np.arange(20), num_lanes=0, segment_length=8, start_id=0)

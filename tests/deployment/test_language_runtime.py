@@ -10,7 +10,7 @@ from nlpapp.deployment.language_runtime import LanguageModel, next_token_probabi
 from nlpapp.deployment.runtime import Predictor, open_bundle
 from nlpapp.errors import CheckpointError, ConfigError, DataError
 from nlpapp.models import generation
-from nlpapp.text.vocabulary import SymbolVocabulary, TokenizerVocabulary
+from nlpapp.text.vocabulary import ByteVocabulary, SymbolVocabulary, TokenizerVocabulary
 from tests.deployment.models import build_language_model, load_tokenizer
 
 WORDS = ["<eos>", "<unk>", *(f"w{index}" for index in range(78))]
@@ -61,21 +61,24 @@ def test_text_comes_from_the_vocabulary(made):
     assert reader.vocabulary.decode(ids[1:]) == made[2].decode(ids[1:])
 
 
-def test_pieces_of_a_tokenizer_and_characters(tiny_tokenizer_folder, tmp_path):
+def test_pieces_of_a_tokenizer_characters_and_bytes(tiny_tokenizer_folder, tmp_path):
     model = build_language_model(mem_len=3)
     tokenizer = load_tokenizer(tiny_tokenizer_folder)
     kinds = {
         "pieces": TokenizerVocabulary(tokenizer),
         "letters": SymbolVocabulary("characters", ["<eos>", *"abcd "]),
+        "bytes": ByteVocabulary(),
     }
+    texts = {"pieces": "the cat sat", "letters": "a bad cab", "bytes": "a b\u00e4d c\u4e2db"}
     for name, vocabulary in kinds.items():
         export_language_model(model, vocabulary, tmp_path / name, int8=False, batches=6)
         reader = LanguageModel(tmp_path / name)
-        text = "a bad cab" if name == "letters" else "the cat sat"
-        text = text.replace("bad cab", "bad cab")
+        text = texts[name]
         assert reader.vocabulary.encode(text)[1:] == vocabulary.encode(text)
         ids = vocabulary.encode(text) + [vocabulary.end_id] + vocabulary.encode(text)
         assert reader.vocabulary.decode(ids) == vocabulary.decode(ids)
+    cut = "a\u4e2d".encode()[:-1]  # a character that lacks a byte, at the end of a line
+    assert reader.vocabulary.decode([*cut, 10, 98]) == vocabulary.decode([*cut, 10, 98])
     with pytest.raises(DataError, match="'z' is not in the vocabulary"):
         LanguageModel(tmp_path / "letters").generate("abz")
 

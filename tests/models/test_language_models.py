@@ -53,6 +53,19 @@ def test_every_size_option_reaches_the_model():
     assert {name: getattr(found, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    "size", [SIZE, TransformerXLSizeConfig(num_layers=1, hidden_size=8, num_heads=2)]
+)
+def test_every_weight_that_wants_a_gradient_gets_one(size):
+    """DistributedDataParallel waits for all of them; the words are all of the head."""
+    model = open_language_model(None, size=size, vocab_size=10, fingerprint="abc")
+    ids = torch.tensor([[0, 1, 2]])
+    model(ids, labels=ids).loss.backward()
+    wanting = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert [name for name, weight in wanting.items() if weight.grad is None] == []
+    assert len(wanting) == len([weight for weight in model.parameters() if weight.numel()])
+
+
 @torch.no_grad()
 def test_a_saved_model_opens_for_evaluation(tmp_path):
     model = random_model()

@@ -6,8 +6,7 @@ import torch
 from nlpapp.models.relative_attention import (
     AbsoluteAttention,
     RelativeAttention,
-    cpu_attention,
-    fused_attention,
+    attend,
     relative_shift,
     visible_keys,
 )
@@ -31,7 +30,7 @@ def inputs(length, num_keys, window=None, dtype=torch.float64):
 
 
 def formula(query, key_value, distance, u, v, mask):
-    """One query and key at a time: (N, B, T, H)."""
+    """One query and key at a time: (B, T, N, H)."""
     key, value = key_value
     length, num_keys = query.shape[2], key.shape[2]
     rows = []
@@ -46,16 +45,16 @@ def formula(query, key_value, distance, u, v, mask):
             scores.append((content + position) / WIDTH**0.5)
         weights = torch.stack(scores, -1).softmax(-1)
         rows.append((weights[..., None] * value[:, :, seen]).sum(2))
-    return torch.stack(rows, 2)
+    return torch.stack(rows, 2).permute(1, 2, 0, 3)
 
 
-@pytest.mark.parametrize("attend", [cpu_attention, fused_attention])
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("sizes", [(1, 1), (1, 6), (4, 4), (4, 7), (5, 6)])
 @pytest.mark.parametrize("window", [None, 3])
-def test_equals_the_formula_with_gradients(attend, sizes, window):
+def test_equals_the_formula_with_gradients(fused, sizes, window):
     tensors, mask = inputs(*sizes, window)
     expected = formula(*tensors, mask)
-    found = attend(*tensors, mask, 0.0)
+    found = attend(*tensors, mask, 0.0, fused=fused)
     torch.testing.assert_close(found, expected)
     weight = torch.randn(expected.shape, dtype=expected.dtype)
     of_expected = torch.autograd.grad((expected * weight).sum(), tensors)
@@ -67,17 +66,36 @@ def test_equals_the_formula_with_gradients(attend, sizes, window):
 def test_with_dropout_gradients_are_those_of_differences():
     tensors, mask = inputs(3, 5)
 
-    def attend(*tensors):
+    def with_dropout(*tensors):
         torch.manual_seed(1)  # the same weights are dropped each time
-        return cpu_attention(*tensors, mask, 0.5)
+        return attend(*tensors, mask, 0.5)
 
-    assert not torch.allclose(attend(*tensors), cpu_attention(*tensors, mask, 0.0))
-    assert torch.autograd.gradcheck(attend, tensors)
+    assert not torch.allclose(with_dropout(*tensors), attend(*tensors, mask, 0.0))
+    assert torch.autograd.gradcheck(with_dropout, tensors)
 
 
 def test_dropping_everything_leaves_nothing():
     tensors, mask = inputs(3, 5)
-    assert not cpu_attention(*tensors, mask, 1.0).any()
+    assert not attend(*tensors, mask, 1.0).any()
+
+
+def test_many_rows_by_the_wide_kernels_equal_the_fused_attention():
+    """The sizes are those from which on oneDNN multiplies; float32."""
+    torch.manual_seed(0)
+    attention = RelativeAttention(64, HEADS, 32, 0.0)
+    segment, memory = torch.randn(4, 64, 64), torch.randn(4, 32, 64)
+    u, v, mask = *torch.randn(2, HEADS, 1, 32), visible_keys(64, 96, None, like=segment)
+    positions = torch.randn(96, 64)
+    found = attention(segment, memory, positions, u, v, mask)
+    projected = attention.projections(segment, memory, positions)
+    expected = attention.output(attend(*projected, u, v, mask, 0.0, fused=True).flatten(2))
+    torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+    parameters = list(attention.parameters())
+    of_found, of_expected = (
+        torch.autograd.grad(output.square().sum(), parameters) for output in (found, expected)
+    )
+    for mine, theirs in zip(of_found, of_expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5 * theirs.abs().max().item(), rtol=1e-4)
 
 
 def test_relative_shift_is_a_gather():

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from nlpapp.errors import ConfigError, DataError
 from nlpapp.models.language_models import TransformerXLSizeConfig
-from nlpapp.recipes import evaluate_lm, train_lm
+from nlpapp.models.pretrained import load_classifier
+from nlpapp.recipes import evaluate_lm, finetune, train_lm
 from nlpapp.text.vocabulary import load_vocabulary
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.optimizers import OptimizerConfig
@@ -193,10 +194,64 @@ def test_shuffled_lanes_of_varying_segments_resume_bit_equal(texts, tmp_path):
     assert_same(weights(resumed), weights(whole), atol=0, rtol=0)
 
 
+def test_the_memory_goes_on_in_the_next_epoch(texts, tmp_path):
+    """One lane that is read twice is a text that is written twice: at its start stands <eos>."""
+    text = (texts / "valid.txt").read_text(encoding="utf-8")  # 400 tokens, 20 segments
+    (tmp_path / "twice.txt").write_text(text + text, encoding="utf-8")
+    training = {
+        "max_steps": 40,
+        "checkpoint_every": 20,
+        "keep_checkpoints": 9,
+        "evaluate_every": 40,
+    }
+    options = {"batch_size": 1, "segment_length": 20, "training": training}
+    train_lm.run(config(texts, tmp_path / "read", train_file=str(texts / "valid.txt"), **options))
+    again = {"train_file": str(tmp_path / "twice.txt"), **options}
+    train_lm.run(config(texts, tmp_path / "written", **again))
+    assert_same(weights(tmp_path / "read"), weights(tmp_path / "written"), atol=0, rtol=0)
+
+    # Resumed at the very end of the first epoch.
+    for name in ("checkpoints/step-40", "model"):
+        shutil.rmtree(tmp_path / "read" / name)
+    (tmp_path / "read" / "metrics.json").unlink()
+    train_lm.run(config(texts, tmp_path / "read", train_file=str(texts / "valid.txt"), **options))
+    assert_same(weights(tmp_path / "read"), weights(tmp_path / "written"), atol=0, rtol=0)
+
+
 def test_adaptive_softmax_and_its_options(texts, tmp_path):
     size = {"cutoffs": [5, 12], "div_val": 2, "pre_norm": True, "clamp_len": 8}
     metrics = train_lm.run(config(texts, tmp_path / "run", size=size | {"attention_dropout": 0.1}))
     assert metrics["valid_loss"] < np.log(20)
+
+
+def test_a_language_model_becomes_a_classifier(texts, tmp_path, tiny_tokenizer_folder):
+    """The vocabulary is a tokenizer, so finetune reads the folder as any other."""
+    train_lm.run(config(texts, tmp_path / "run", vocabulary=str(tiny_tokenizer_folder)))
+    rng = np.random.default_rng(1)
+    for split, rows in (("train", 200), ("dev", 40)):
+        lines = ["sentence\tlabel"]
+        for _ in range(rows):
+            words = rng.choice(["the", "cat", "dog", "film", "was"], size=rng.integers(1, 6))
+            label = int(rng.integers(2))
+            lines.append(
+                f"{' '.join(words)} {('awful', 'great')[label]} .\t{('bad', 'good')[label]}"
+            )
+        (tmp_path / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    optimizer = OptimizerConfig(learning_rate=1e-2)
+    metrics = finetune.run(
+        finetune.Config(
+            model=str(tmp_path / "run" / "model"),
+            train_file=str(tmp_path / "train.tsv"),
+            dev_file=str(tmp_path / "dev.tsv"),
+            output_dir=str(tmp_path / "classifier"),
+            max_seq_length=16,
+            batch_size=16,
+            training=TrainingConfig(num_epochs=4, tensorboard=False, optimizer=optimizer),
+        )
+    )
+    assert metrics["accuracy"] >= 0.95
+    model = load_classifier(tmp_path / "classifier" / "model")
+    assert type(model).__name__ == "TransformerXLForSequenceClassification"
 
 
 @pytest.mark.parametrize(
@@ -211,6 +266,10 @@ def test_adaptive_softmax_and_its_options(texts, tmp_path):
         ({"memory_ablation": [0, -3]}, "mem_len: -3 is negative"),
         ({"sample_tokens": 0}, "sample_tokens: 0"),
         ({"batch_size": 0}, "batch_size: 0"),
+        (
+            {"batch_size": 2, "training": {"gradient_accumulation_steps": 3}},
+            "batch_size: 2 lanes are fewer than the 3 micro-batches",
+        ),
         ({"evaluation_segment_length": 0}, "evaluation_segment_length: 0"),
         (
             {"batch_size": 100, "segment_length": 100},
@@ -243,7 +302,9 @@ def test_text_that_cannot_be_used_is_named(texts, tmp_path, content, message):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [[], ["--shuffle_lanes", "true"]])
+@pytest.mark.parametrize(
+    "options", [[], ["--shuffle_lanes", "true", "--size.cutoffs", "[5,12]", "--size.div_val", "2"]]
+)
 def test_two_processes_read_the_stream_of_one(texts, tmp_path, options):
     """Five lanes, so that the processes have different numbers of them; the last is padded."""
     size = {"num_layers": 1, "hidden_size": 16, "num_heads": 2, "inner_size": 16, "dropout": 0}
@@ -255,7 +316,7 @@ def test_two_processes_read_the_stream_of_one(texts, tmp_path, options):
     for processes, module in launch.items():
         output = ["--output_dir", str(tmp_path / str(processes))]
         command = [sys.executable, *module, "-m", "nlpapp", "train-lm", *words, *output]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert result.returncode == 0, result.stderr[:4000]
     assert_same(weights(tmp_path / "2"), weights(tmp_path / "1"), atol=1e-5, rtol=1e-5)
     figures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in "12"]
