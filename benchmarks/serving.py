@@ -42,14 +42,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = options.bundle or random_bundle(Path(folder))
         found: dict[str, Any] = {"bundle": str(bundle), "cores": cores, "texts": len(texts)}
-        found["offline"] = offline(bundle, texts, cores, options)
         with server(bundle, options, Path(folder) / "log") as (url, process):
-            found["wrk"] = wrk(url, process, texts, options, Path(folder))
-            rate = found["wrk"]["requests_per_second"]
-            found["share_of_offline"] = rate / found["offline"]["texts_per_second"]
-            # By processor time, of which neither wrk nor other jobs on the machine have a part.
-            spent = found["wrk"]["server_cpu_ms_per_request"]
-            found["share_of_offline_by_cpu"] = found["offline"]["cpu_ms_per_text"] / spent
+            found["turns"] = turns = [
+                turn(bundle, url, process, texts, cores, options, Path(folder))
+                for _ in range(options.turns)
+            ]
+            for name in ("share_of_offline", "share_of_offline_by_cpu"):
+                found[name] = float(np.median([entry[name] for entry in turns]))
+            rate = float(np.median([entry["wrk"]["requests_per_second"] for entry in turns]))
             steady = open_loop(url, texts, 0.8 * rate, options.steady_seconds)
             found["at_80_percent"] = steady
             found["at_3_times"] = overload(url, process, texts, 3 * rate, options)
@@ -68,6 +68,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--texts", default=str(SAMPLE / "sentiment" / "dev.tsv"))
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--workers", type=int, default=0, help="0: one for four cores")
+    parser.add_argument("--threads", type=int, default=0, help="batches at a time; 0: the cores")
+    parser.add_argument(
+        "--turns", type=int, default=3, help="offline and server, one after another"
+    )
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=20, help="of throughput and of overload")
     parser.add_argument("--steady-seconds", type=float, default=300, help="at 80 percent")
@@ -104,6 +108,21 @@ def random_bundle(folder: Path) -> Path:
     return folder / "random"
 
 
+def turn(
+    bundle: Any, url: str, process: Any, texts: list[str], cores: int, options: Any, folder: Path
+) -> dict[str, Any]:
+    """Return offline batches, then the server, and how they compare."""
+    alone = offline(bundle, texts, cores, options)
+    served = wrk(url, process, texts, options, folder)
+    return {
+        "offline": alone,
+        "wrk": served,
+        "share_of_offline": served["requests_per_second"] / alone["texts_per_second"],
+        # By processor time, of which neither wrk nor other jobs on the machine have a part.
+        "share_of_offline_by_cpu": alone["cpu_ms_per_text"] / served["server_cpu_ms_per_request"],
+    }
+
+
 def offline(bundle: Any, texts: list[str], cores: int, options: Any) -> dict[str, float]:
     """Return the texts a second of the library, all cores on one list of texts."""
     predictor: Any = open_bundle(bundle, precision=options.precision, threads=cores)
@@ -134,6 +153,7 @@ def server(bundle: Any, options: Any, log: Path) -> Any:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "nlpapp.deployment.serve_command", str(bundle)]
     command += ["--port", str(port), "--workers", str(options.workers)]
+    command += ["--threads", str(options.threads)]
     command += ["--precision", options.precision]
     url = f"http://127.0.0.1:{port}"
     with open(log, "w", encoding="utf-8") as file:
@@ -178,8 +198,10 @@ def wrk(url: str, process: Any, texts: list[str], options: Any, folder: Path) ->
     command += ["-s", str(script), url]
     subprocess.run([*command[:3], "-d2s", *command[4:]], check=True, capture_output=True)
     before = cpu_seconds(process), sum(os.times()[2:4])
+    idle, start = psutil.cpu_times().idle, time.monotonic()
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     server_spent, own = cpu_seconds(process) - before[0], sum(os.times()[2:4]) - before[1]
+    idle = (psutil.cpu_times().idle - idle) / (time.monotonic() - start)
     numbers = next(line for line in output.splitlines() if line.startswith("RESULT"))
     rate, median, tail, refused, failed, answers = map(float, numbers.split()[1:])
     return {
@@ -191,6 +213,7 @@ def wrk(url: str, process: Any, texts: list[str], options: Any, folder: Path) ->
         "failed": int(failed),
         "server_cpu_ms_per_request": 1000 * server_spent / answers,
         "wrk_cpu_ms_per_request": 1000 * own / answers,
+        "idle_cores": idle,
     }
 
 

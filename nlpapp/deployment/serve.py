@@ -5,12 +5,12 @@ Requests of many clients are computed together (`serve_batching`), within limits
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from nlpapp.deployment.serve_batching import (
     ExpiredError,
     OverloadedError,
 )
-from nlpapp.deployment.serve_limits import Guard, Key, LimitsConfig
+from nlpapp.deployment.serve_limits import Guard, Key, LimitsConfig, if_there
 from nlpapp.deployment.serve_metrics import Metrics
 from nlpapp.deployment.serve_models import (
     Row,
@@ -51,8 +51,6 @@ from nlpapp.errors import DataError
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-encode_json = json.JSONEncoder(allow_nan=False).encode
-"""Made once: `json.dumps` with an option makes an encoder for each call."""
 STATUSES: dict[type[Exception], int] = {
     DataError: 422,
     TooLargeError: 413,
@@ -153,12 +151,12 @@ class Service:
             raise UnknownModelError(
                 f"there is no model of that name; there are {', '.join(self.models)}."
             )
-        fitting = [m for m in self.models.values() if path in m.describe()["answers"]]
+        fitting = [m for m in self.models.values() if path in m.answers]
         if name is None and not fitting:
             raise UnknownModelError(f"no model of this server answers on {path}.")
         model = self.models[name] if name is not None else fitting[0]
         if model not in fitting:
-            others = ", ".join(model.describe()["answers"])
+            others = ", ".join(model.answers)
             raise DataError(f"'{model.name}' does not answer on {path}, but on {others}.")
         return model
 
@@ -208,18 +206,10 @@ class Direct:
         await response(scope, receive, send)
 
 
-async def has_gone(receive: Receive) -> bool:
-    """Return whether the client of a request, whose body is read, went away.
-
-    Like `Request.is_disconnected`, in a tenth of its time.
-    """
-    message = receive()
-    try:
-        message.send(None)  # type: ignore[attr-defined]
-    except StopIteration as end:  # it has a message, and did not have to wait for one
-        return end.value["type"] == "http.disconnect"
-    message.close()  # type: ignore[attr-defined]
-    return False
+def has_gone(receive: Receive) -> bool:
+    """Return whether the client of a request, whose body is read, went away."""
+    message = if_there(receive)
+    return message is not None and message["type"] == "http.disconnect"
 
 
 async def refused(request: Request, error: Exception) -> Response:
@@ -372,4 +362,4 @@ def _rows(asked: PredictRequest) -> list[Row]:
 
 
 def _answer(content: Any) -> Response:
-    return Response(encode_json(content), media_type="application/json")
+    return Response(to_json(content), media_type="application/json")

@@ -7,9 +7,10 @@ comes too late.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +24,10 @@ Read = Callable[[Hashable, Sequence[Any]], Sequence[tuple[Any, int]]]
 Compute = Callable[[Hashable, Sequence[Any]], Sequence[Any]]
 """(key, rows as read) -> one result a row; runs in a thread."""
 
-COMPUTATION_POSITIONS = 24
+COMPUTATION_POSITIONS = 16
 """What it costs to begin a computation, however few rows it has, in positions of padding. A MiniLM
-on a CPU reads its weights from memory for each: as long as 17 to 30 positions take."""
+on a CPU reads its weights from memory for each: as long as 21 positions take. To reckon with a
+little less is best, because rows that are left behind are better company for those that come."""
 
 
 class OverloadedError(NlpappError):
@@ -49,7 +51,7 @@ class _Request:
     key: Hashable
     results: list[Any]
     future: asyncio.Future
-    is_gone: Callable[[], Awaitable[bool]] | None
+    is_gone: Callable[[], bool] | None
     missing: int
     since: float = field(default_factory=time.monotonic)
 
@@ -108,7 +110,8 @@ class Batcher:
             threads: batches that are computed at the same time.
             max_rows: rows of a batch.
             max_positions: rows of a batch times the length of its longest, which bounds memory.
-            max_wait: seconds that the first row of a batch waits for company; it does so only while
+            max_wait: seconds that a batch waits for company after its first row has come, and after
+                the last answers, because clients who are answered ask again; it does so only while
                 requests come together, for a lone client would wait for nothing.
             max_queue_rows: rows that may wait; what comes after is refused.
             max_queue_seconds: seconds that rows may wait before they are refused.
@@ -128,7 +131,9 @@ class Batcher:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="inference")
         self._tasks: list[asyncio.Task] = []
         self._stopping = False
+        self._wanted = 1  # rows for which somebody waits
         self._in_company = False
+        self._answered, self._expected = 0.0, 1  # when rows were last; how many wait if they return
         self._done_rows = self._done_seconds = 0.0  # of the last batches, the latest counts most
 
     @property
@@ -159,7 +164,7 @@ class Batcher:
         rows: Sequence[Any],
         *,
         key: Hashable = None,
-        is_gone: Callable[[], Awaitable[bool]] | None = None,
+        is_gone: Callable[[], bool] | None = None,
     ) -> Sequence[Any]:
         """Return one result a row.
 
@@ -189,7 +194,8 @@ class Batcher:
         future = asyncio.get_running_loop().create_future()
         request = _Request(key, [None] * len(rows), future, is_gone, missing=len(rows))
         self._queue += [_Row(request, place, row) for place, row in enumerate(rows)]
-        self._news.set()
+        if self.queued_rows >= self._wanted:
+            self._news.set()
         return await future
 
     def retry_after(self) -> int:
@@ -207,8 +213,7 @@ class Batcher:
         while True:
             async with taking:
                 while not self._queue and not self._stopping:
-                    self._news.clear()
-                    await self._news.wait()
+                    await self._until(1)
                 if not self._queue:
                     return
                 await self._wait_for_company()
@@ -216,19 +221,21 @@ class Batcher:
             if batch:
                 await self._run(batch)
 
+    async def _until(self, rows: int, seconds: float | None = None) -> None:
+        """Return when so many rows wait, after ``seconds``, or at the end."""
+        self._wanted = rows
+        self._news.clear()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._news.wait(), seconds)
+
     async def _wait_for_company(self) -> None:
         if not self._in_company and len(self._queue) == 1:
             return
-        until = self._queue[0].request.since + self._max_wait
-        while self.queued_rows < self._max_rows and not self._stopping:
-            left = until - time.monotonic()
-            if left <= 0:
-                return
-            self._news.clear()
-            try:
-                await asyncio.wait_for(self._news.wait(), left)
-            except asyncio.TimeoutError:
-                return
+        wanted = min(self._max_rows, self._expected)
+        since = max(self._queue[0].request.since, self._answered)
+        left = since + self._max_wait - time.monotonic()
+        if self.queued_rows < wanted and left > 0 and not self._stopping:
+            await self._until(wanted, left)
 
     async def _take(self) -> list[_Row]:
         """Take the oldest row, and others of its key that are cheap to compute with it."""
@@ -251,7 +258,7 @@ class Batcher:
             )
             batch = pool[start:end]
             requests = {row.request for row in batch}
-            if not any([await self._is_void(request) for request in requests]):
+            if not any([self._is_void(request) for request in requests]):
                 taken = set(batch)
                 self._queue = [row for row in self._queue if row not in taken]
                 self._in_company = len(requests) > 1
@@ -270,9 +277,9 @@ class Batcher:
                 else:
                     row.content, row.length = found
 
-    async def _is_void(self, request: _Request) -> bool:
+    def _is_void(self, request: _Request) -> bool:
         """End a request that nobody waits for, or that waited too long; return whether it did."""
-        if request.is_gone is not None and await request.is_gone():
+        if request.is_gone is not None and request.is_gone():
             request.fail(AbandonedError("the client went away."))
         elif not self._stopping and time.monotonic() - request.since > self._max_queue_seconds:
             message = f"the rows waited for more than {self._max_queue_seconds:g} s."
@@ -285,8 +292,9 @@ class Batcher:
             oldest = min(row.request.since for row in batch)
             self._observe(len(batch), start - oldest)
         results = await self._in_thread(self._compute, batch)
+        self._answered, self._expected = time.monotonic(), self.queued_rows + len(batch)
         self._done_rows = 0.9 * self._done_rows + len(batch)
-        self._done_seconds = 0.9 * self._done_seconds + time.monotonic() - start
+        self._done_seconds = 0.9 * self._done_seconds + self._answered - start
         for row, result in zip(batch, results, strict=True):
             if isinstance(result, Exception):
                 row.request.fail(result)

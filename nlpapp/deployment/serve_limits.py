@@ -4,15 +4,14 @@
 """
 
 import asyncio
-import functools
 import hashlib
 import hmac
 import json
 import logging
+import os
 import re
 import time
 import traceback
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +47,7 @@ class LimitsConfig:
     max_batch_rows: int = 64
     """Rows that are computed together."""
     max_wait_ms: float = 2.0
-    """Milliseconds that a row waits for others to be computed with."""
+    """Milliseconds that a batch waits for company after its first row and the last answers."""
     max_queue_rows: int = 256
     """Rows that wait in one process for one model; requests beyond it are answered 429."""
     max_queue_seconds: float = 3.0
@@ -148,8 +147,13 @@ class Guard:
         if scope["method"] in ("GET", "HEAD"):
             await self.app(scope, receive, answer)
             return
+        first = if_there(receive)
+        reading = self._read(receive, first)
         try:
-            body = await asyncio.wait_for(self._read(receive), self.limits.read_seconds)
+            if first is not None and not first.get("more_body"):
+                body = await reading  # it does not wait, and a timer costs more than all else here
+            else:
+                body = await asyncio.wait_for(reading, self.limits.read_seconds)
         except asyncio.TimeoutError:
             message = f"the body did not arrive within {self.limits.read_seconds:g} s."
             await refuse(answer, 408, message, headers=[(b"connection", b"close")])
@@ -162,12 +166,12 @@ class Guard:
             return
         await self.app(scope, _replay(body, receive), answer)
 
-    async def _read(self, receive: Receive) -> bytes | None:
-        """Return the body, or None if it is too large."""
+    async def _read(self, receive: Receive, message: Message | None) -> bytes | None:
+        """Return the body, of which ``message`` is the first part, or None if it is too large."""
         parts: list[bytes] = []
         size = 0
         while True:
-            message = await receive()
+            message = message or await receive()
             if message["type"] == "http.disconnect":
                 raise ConnectionError("the client went away")
             part = message.get("body", b"")
@@ -178,6 +182,7 @@ class Guard:
                 parts.clear()
             if not message.get("more_body") or size > DISCARDED_BYTES:
                 return b"".join(parts) if size <= self.limits.max_body_bytes else None
+            message = None
 
     def _headers(self, request_id: str) -> list[tuple[bytes, bytes]]:
         closing = [(b"connection", b"close")] if self.draining else []
@@ -220,24 +225,15 @@ def _line(
     return {"method": method, "path": path, **timing, **record}
 
 
-@functools.lru_cache(maxsize=2)
-def _second(seconds: int) -> str:
-    """Return the date and time of a second; a busy server writes many lines in each."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
-class JsonLines(logging.Formatter):
-    """Formats log records as one JSON object a line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the line of ``record``; its `fields` stand beside time, level and event."""
-        line = {
-            "time": f"{_second(int(record.created))}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        return json.dumps(line)
+def if_there(receive: Receive) -> Message | None:
+    """Return the next message of a request if ``receive`` need not wait for it, else None."""
+    coroutine: Any = receive()
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    return None
 
 
 async def refuse(
@@ -257,7 +253,7 @@ def _request_id(scope: MutableMapping[str, Any]) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value.decode("latin-1")):
             return value.decode()
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()
 
 
 def _key_of(scope: MutableMapping[str, Any]) -> bytes | None:

@@ -52,11 +52,16 @@ class Metrics:
             registry=own,
             multiprocess_mode="livesum",
         )
+        self._asked: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """Count a request."""
-        self.requests.labels(path, str(status)).inc()
-        self.request_seconds.labels(path).observe(seconds)
+        if (path, status) not in self._asked:  # to find them by their labels takes longer
+            count = self.requests.labels(path, str(status))
+            self._asked[path, status] = count, self.request_seconds.labels(path)
+        count, timing = self._asked[path, status]
+        count.inc()
+        timing.observe(seconds)
 
     def batch(self, model: str, rows: int, seconds: float, queued: int) -> None:
         """Count a batch of ``rows``, whose oldest waited ``seconds``; ``queued`` still wait."""

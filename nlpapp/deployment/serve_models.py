@@ -1,10 +1,13 @@
 """The models of a server: what each answers, and which words of a text matter to it."""
 
+import math
 import re
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from nlpapp.deployment.runtime import (
     Encoder,
@@ -49,10 +52,14 @@ class ServedModel:
             return "encoder"
         return "regression" if self.reader.is_regression else "classifier"
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The paths on which it answers."""
+        return ("/embed",) if isinstance(self.reader, Encoder) else ("/predict", "/explain")
+
     def describe(self) -> dict[str, Any]:
         """Return what a client may want to know; no path of the server is in it."""
         reader = self.reader
-        encoder = isinstance(reader, Encoder)
         return {
             "name": self.name,
             "kind": self.kind,
@@ -61,7 +68,7 @@ class ServedModel:
             "layers": list(reader.layers) if isinstance(reader, Encoder) else [],
             "hidden_size": reader.hidden_size if isinstance(reader, Encoder) else None,
             "max_length": reader.max_length,
-            "answers": ["/embed"] if encoder else ["/predict", "/explain"],
+            "answers": list(self.answers),
         }
 
     def check(self, rows: Sequence[Row], *, layer: int | None = None) -> None:
@@ -97,11 +104,23 @@ class ServedModel:
         return [(reading, reading_length(reading)) for reading in self.reader.read(texts)]
 
     def compute(self, key: Hashable, readings: Sequence[Reading]) -> Sequence[Any]:
-        """Return one answer a reading; all are computed at once."""
+        """Return one answer a reading; all are computed at once.
+
+        Raises:
+            ArithmeticError: a number of an answer is not finite, which JSON cannot write.
+        """
         if isinstance(self.reader, Encoder):
             _, pooling, layer = _parts(key)
-            return self.reader.encode_together(readings, pooling=pooling, layer=layer).tolist()
-        return self.reader.predict_together(readings)
+            vectors = self.reader.encode_together(readings, pooling=pooling, layer=layer)
+            if not np.isfinite(vectors).all():
+                raise ArithmeticError(f"'{self.name}' gives vectors that are not finite.")
+            return vectors.tolist()
+        found = self.reader.predict_together(readings)
+        for answer in found:
+            numbers = [answer["score"]] if "score" in answer else answer["probabilities"].values()
+            if not math.isfinite(sum(numbers)):
+                raise ArithmeticError(f"'{self.name}' gives numbers that are not finite.")
+        return found
 
 
 def batch_key(

@@ -26,7 +26,8 @@ import uvicorn
 from prometheus_client import multiprocess
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from nlpapp.deployment.serve_limits import JsonLines, LimitsConfig
+from nlpapp.deployment.serve_limits import LimitsConfig
+from nlpapp.deployment.serve_log import log_as_json, make_records_cheap
 from nlpapp.errors import CheckpointError, ConfigError, NlpappError
 
 try:
@@ -79,15 +80,16 @@ def share_cores(workers: int, threads: int) -> tuple[int, int]:
 
     A process that computes several batches side by side has a longer queue to choose rows of like
     length from, and one copy of the weights: with two cores it answers a sixth more than two
-    processes do (docs/measurements.md). Its one event loop is busy at some four cores.
+    processes do (docs/measurements.md). Its one event loop is busy at some four cores. One batch
+    more than it has cores is read and formed while the others compute, so that no core waits.
 
     Args:
         workers: processes; 0: one for each `CORES_OF_A_PROCESS` cores.
-        threads: batches at a time; 0: the cores divided by the processes.
+        threads: batches at a time; 0: the cores divided by the processes, and one.
     """
     cores = available_cores()
     workers = workers or max(1, cores // CORES_OF_A_PROCESS)
-    return workers, threads or max(1, cores // workers)
+    return workers, threads or max(1, cores // workers) + 1
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -128,17 +130,6 @@ def app_from_environment() -> "Guard":
         key=os.environ.get(API_KEY),
         threads=settings["threads"],
     )
-
-
-def log_as_json() -> None:
-    """Write the server's log, and uvicorn's, as one JSON object a line to standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines())
-    for name in ("nlpapp.serve", "uvicorn"):
-        log = logging.getLogger(name)
-        log.handlers = [handler]
-        log.propagate = False
-        log.setLevel(logging.INFO)
 
 
 def take_no_more(listening: socket.socket) -> None:
@@ -292,6 +283,7 @@ def serve(settings: ServerSettings, listening: socket.socket) -> None:
 
 
 def _work(settings: ServerSettings, listening: socket.socket) -> None:
+    make_records_cheap()
     # uvicorn raises the signal again when it has stopped; by then there is nothing left to do.
     for number in STOPPING:
         signal.signal(number, lambda *_: None)

@@ -35,7 +35,7 @@ class Config:
     """Processes, each with all models in memory; 0: one for four cores."""
     threads: int = 0
     """Batches that a process computes at the same time, a processor thread each; 0: the cores
-    divided by the processes."""
+    divided by the processes, and one."""
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     """What a request may ask for."""
     drain_seconds: float = 1.0

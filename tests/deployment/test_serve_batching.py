@@ -135,12 +135,9 @@ def test_rows_that_waited_too_long_are_not_computed():
 
 
 def test_rows_that_nobody_waits_for_are_not_computed():
-    async def gone():
-        return True
-
     async def scenario(batcher, compute):
         first = await hold_up(batcher, compute)
-        (left,) = await submit_all(batcher, [[1]], is_gone=gone)
+        (left,) = await submit_all(batcher, [[1]], is_gone=lambda: True)
         cancelled, kept = await submit_all(batcher, [[2], [3]])
         cancelled.cancel()
         compute.go_on.set()
@@ -189,6 +186,34 @@ def test_a_request_of_more_rows_than_the_queue_is_taken_when_nothing_waits():
         assert await batcher.submit(list(range(9))) == [2 * n for n in range(9)]
 
     run(scenario, max_rows=2, max_queue_rows=4)
+
+
+def test_clients_who_were_answered_are_waited_for():
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+
+        async def ask_twice():
+            await batcher.submit([1])
+            return await batcher.submit([10])
+
+        tasks = [asyncio.create_task(ask_twice()), *await submit_all(batcher, [[2], [3]])]
+        compute.go_on.set()
+        assert await asyncio.gather(first, *tasks) == [[0], [20], [4], [6]]
+        # Without waiting the row 3 would be computed alone.
+        assert [rows for _, rows in compute.batches] == [[0], [1, 2], [3, 10]]
+
+    run(scenario, max_rows=2, max_wait=30)
+
+
+def test_clients_who_do_not_come_back_are_waited_for_a_short_time_only():
+    async def scenario(batcher, compute):
+        first = await hold_up(batcher, compute)
+        tasks = await submit_all(batcher, [[1], [2], [3]])
+        compute.go_on.set()
+        assert await asyncio.gather(first, *tasks) == [[0], [2], [4], [6]]
+        assert [rows for _, rows in compute.batches] == [[0], [1, 2], [3]]
+
+    run(scenario, max_rows=2, max_wait=0.05)
 
 
 def test_batches_are_observed():

@@ -23,7 +23,7 @@ def test_options_become_settings(monkeypatch, tmp_path):
     ((settings, address),) = found
     assert address == ("127.0.0.1", 81)
     assert settings.models == ["a", "b=c"]
-    assert (settings.workers, settings.threads) == (1, available_cores())
+    assert (settings.workers, settings.threads) == (1, available_cores() + 1)
     assert settings.precision == "int8"
 
 
@@ -52,4 +52,4 @@ def test_it_needs_neither_torch_nor_the_rest_of_the_package():
     command = [sys.executable, "-c", textwrap.dedent(program)]
     result = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     assert result.returncode == 0, result.stderr
-    assert int(result.stdout) == available_cores()
+    assert int(result.stdout) == available_cores() + 1

@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from nlpapp.deployment.serve_limits import Guard, JsonLines, Key, LimitsConfig, refuse
+from nlpapp.deployment.serve_limits import Guard, Key, LimitsConfig, if_there, refuse
+from nlpapp.deployment.serve_log import JsonLines
 from nlpapp.errors import ConfigError
 
 SECRET = "a very private text"
@@ -70,6 +71,25 @@ def test_a_slow_body_ends_in_408():
     status, _, body = ask(echo, [b"a", None, b"b"], limits=LimitsConfig(read_seconds=0.05))
     assert status == 408
     assert b"did not arrive within 0.05 s" in body
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_message_is_taken_if_it_is_there_and_not_waited_for(waits):
+    left = []
+
+    async def receive():
+        try:
+            if waits:
+                await asyncio.Event().wait()
+        finally:
+            left.append(True)
+        return {"type": "http.request"}
+
+    async def whole():
+        return if_there(receive)
+
+    assert asyncio.run(whole()) == (None if waits else {"type": "http.request"})
+    assert left == [True]
 
 
 def test_a_client_that_leaves_gets_no_answer():

@@ -38,6 +38,26 @@ def models(folders):
     return open_models([folders / name for name in names], threads=1)
 
 
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("classes", [{"label": "bad", "probabilities": {"bad": np.nan, "good": 1.0}}]),
+        ("scores", [{"score": 1.0}, {"score": np.inf}]),
+    ],
+)
+def test_numbers_that_json_cannot_write_are_an_error(models, monkeypatch, name, answer):
+    monkeypatch.setattr(models[name].reader, "predict_together", lambda readings: answer)
+    with pytest.raises(ArithmeticError, match=f"'{name}' gives numbers that are not finite"):
+        models[name].compute(batch_key(ROWS), [])
+
+
+def test_vectors_that_json_cannot_write_are_an_error(models, monkeypatch):
+    vectors = np.array([[1.0, 2.0], [np.nan, 3.0]])
+    monkeypatch.setattr(models["vectors"].reader, "encode_together", lambda *_, **__: vectors)
+    with pytest.raises(ArithmeticError, match="'vectors' gives vectors that are not finite"):
+        models["vectors"].compute(batch_key(ROWS, pooling="mean", layer=-1), [])
+
+
 def test_models_say_what_they_are(models):
     kinds = {name: model.describe()["kind"] for name, model in models.items()}
     assert kinds == {

@@ -258,10 +258,10 @@ def test_a_socket_that_takes_no_more_keeps_what_it_has():
 @pytest.mark.parametrize(
     ("cores", "workers", "threads", "expected"),
     [
-        (1, 0, 0, (1, 1)),
-        (2, 0, 0, (1, 2)),
-        (16, 0, 0, (4, 4)),
-        (4, 4, 0, (4, 1)),
+        (1, 0, 0, (1, 2)),
+        (2, 0, 0, (1, 3)),
+        (16, 0, 0, (4, 5)),
+        (4, 4, 0, (4, 2)),
         (4, 0, 3, (1, 3)),
     ],
 )
