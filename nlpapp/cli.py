@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -24,8 +25,10 @@ COMMANDS = {
     "glue": "fine-tune and score a model on many GLUE tasks and seeds",
     "evaluate": "score any classifier on a labelled file",
     "predict": "label the rows of a file with any classifier",
+    "multitask": "train one encoder on several tasks, from labels and teachers",
     "augment": "make new texts for distillation from the texts of a set",
     "distill": "train a small student from a classifier",
+    "ablation": "say what each part of a distillation is worth and costs",
     "train-lm": "train a Transformer-XL language model",
     "evaluate-lm": "score a language model on a text",
     "generate": "continue a prompt with a language model",
@@ -38,6 +41,9 @@ COMMANDS = {
     "report": "write a page about a run, or compare several",
     "doctor": "check what this machine has and can do",
 }
+
+WITHOUT_VALUE = ("-h", "--help", "--print_config")
+"""Options that stand by themselves; all others have a value."""
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -76,15 +82,39 @@ def parse(command: str, arguments: Sequence[str]) -> Any:
     """
     parser = build_parser(command)
     options = _option_names(parser)
-    _check_names(list(arguments), options)
+    arguments = _with_option(list(arguments), getattr(recipe(command), "POSITIONAL", None))
+    _check_names(arguments, options)
     try:
-        namespace = parser.parse_args(list(arguments))
+        namespace = parser.parse_args(arguments)
         namespace.pop("config", None)
         settings = parser.instantiate_classes(namespace)
     except argparse.ArgumentError as error:
         message = str(error.message or error).removeprefix(f"nlpapp {command}: ")
         raise ConfigError(f"{message} (see nlpapp {command} --help)") from error
     return recipe(command).Config(**_fields(settings))
+
+
+def _with_option(arguments: list[str], name: str | None) -> list[str]:
+    """Return ``arguments`` with those that stand by themselves as the list of option ``name``.
+
+    A recipe with ``POSITIONAL = "runs"`` takes `A B` for `--runs '["A", "B"]'`; None: no others do.
+    """
+    if name is None:
+        return arguments
+    alone: list[str] = []
+    options: list[str] = []
+    left = iter(arguments)
+    for argument in left:
+        if not argument.startswith("-"):
+            alone.append(argument)
+            continue
+        options.append(argument)
+        if "=" not in argument and argument not in WITHOUT_VALUE:
+            options += [value for value in [next(left, None)] if value is not None]
+    if alone and any(option.partition("=")[0].rstrip("+") == f"--{name}" for option in options):
+        raise ConfigError(f"give {' '.join(alone)} by themselves or with --{name}, not both.")
+    # Last, because later values win over those of a file.
+    return [*options, *([f"--{name}", json.dumps(alone)] if alone else [])]
 
 
 def _fields(settings: Namespace) -> dict[str, Any]:

@@ -46,6 +46,32 @@ def test_bad_options_are_refused(arguments, message, capsys):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a", "b/c d", "--output", "page.html"],
+        ["--output", "page.html", "a", "b/c d"],
+        ["a", "--output=page.html", "b/c d"],
+        ["--config", "report.yaml", "a", "b/c d"],
+    ],
+)
+def test_runs_of_a_report_may_stand_by_themselves(arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "report.yaml").write_text("runs: [other]\noutput: page.html\n")
+    config = cli.parse("report", arguments)
+    assert (config.runs, config.output) == (["a", "b/c d"], "page.html")
+
+
+def test_runs_are_named_in_one_way():
+    with pytest.raises(ConfigError, match="give a by themselves or with --runs, not both"):
+        cli.parse("report", ["a", "--runs", "[b]"])
+
+
+def test_other_commands_take_options_alone(capsys):
+    assert cli.main(["pretrain", *PRETRAIN, "a"]) == 2
+    assert "unrecognized arguments: a" in capsys.readouterr().err.lower()
+
+
+@pytest.mark.parametrize(
     "text, message",
     [
         (

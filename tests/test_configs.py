@@ -128,7 +128,7 @@ LEFT_BY_TRAINING = [
     "model/tokenizer.json",
     "model/README.md",
 ]
-TRAINING = ("pretrain", "finetune", "distill", "train-lm")
+TRAINING = ("pretrain", "finetune", "distill", "multitask", "train-lm")
 NO_RUN_FOLDER = ("doctor", "report", "generate")
 """Commands that answer on the console or in one file."""
 

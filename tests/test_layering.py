@@ -35,7 +35,17 @@ ROOMS = {
     "__init__": set(),
 }
 """What each room may import besides the base; a name allows what is below it."""
-COMPOSING_RECIPES = {"quickstart", "quickstart_stages", "glue", "distill"}
+COMPOSING_RECIPES = {
+    "quickstart",
+    "quickstart_stages",
+    "glue",
+    "distill",
+    "ablation",
+    "ablation_costs",
+    "ablation_plan",
+    "multitask",
+    "multitask_results",
+}
 """Recipes made of other recipes; all others stand alone."""
 HEAVY = {"torch", "transformers", "accelerate", "datasets"}
 
