@@ -7,18 +7,16 @@ three digits.
 
 import base64
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from nlpapp import __version__
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.attention_script import SCRIPT
 from nlpapp.evaluation.attention_views import AttentionPicture
+from nlpapp.evaluation.page import ENVIRONMENT, write_page
 
 LARGEST_PAGE = 64_000_000
 """Bytes of numbers a page may hold; a browser becomes slow beyond."""
@@ -58,21 +56,9 @@ def write_attention_page(
             f"take {size / 1e6:.0f} MB, at most {LARGEST_PAGE / 1e6:.0f} MB are shown; lower "
             "max_seq_length, or choose some layers (--layers '[0, -1]')."
         )
-    page = TEMPLATE.render(
-        title=title,
-        subtitle=subtitle,
-        note=note,
-        style=Markup(STYLE),
-        script=Markup(SCRIPT),
-        data=Markup(_json(page_data(picture))),
-        version=__version__,
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    body = BODY.render(note=note, script=Markup(SCRIPT), data=Markup(_json(page_data(picture))))
+    heading = {"title": title, "window_title": f"Attention: {title}", "subtitle": subtitle}
+    return write_page(path, body=body, style=STYLE, policy=POLICY, **heading)
 
 
 def page_data(picture: AttentionPicture) -> dict[str, Any]:
@@ -127,7 +113,7 @@ body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
 .page { max-width: 75rem; margin: 0 auto; padding: 1.6rem 1.2rem 3rem; }
 h1 { font-size: 1.4rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
-.soft, footer { color: var(--soft); font-size: 0.9rem; margin: 0.4rem 0; }
+.soft, .subtitle, footer { color: var(--soft); font-size: 0.9rem; margin: 0.4rem 0; }
 .note { border-left: 4px solid var(--accent); background: var(--box); padding: 0.5rem 0.8rem; }
 [role=tablist] { display: flex; gap: 0.3rem; border-bottom: 2px solid var(--line);
   margin: 1rem 0 0.8rem; }
@@ -184,30 +170,16 @@ footer { margin-top: 2rem; padding-top: 0.6rem; border-top: 1px solid var(--line
 @media print { [role=tablist], .controls { display: none; } }
 """
 
-TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-    """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; base-uri 'none'; \
-form-action 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<title>Attention: {{ title }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<div class="page">
-<header>
-<h1>{{ title }}</h1>
-{% if subtitle %}
-<p class="soft">{{ subtitle }}</p>
-{% endif %}
-{% if note %}
+POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'"
+)
+BODY = ENVIRONMENT.from_string(
+    """{% if note %}
 <p class="note">{{ note }}</p>
 {% endif %}
 <noscript><p class="note">This page needs its own script to draw; allow it, or look at the PNG
 files that were written with it.</p></noscript>
-</header>
 <main>
 <div role="tablist" aria-label="Views">
 <button role="tab" id="tab-head" aria-controls="view-head" aria-selected="true">Head view</button>
@@ -249,11 +221,6 @@ weight). Choose a map to see its lines.</p>
 <div class="wide"><table class="neurons" id="neurons"></table></div>
 </section>
 </main>
-<footer>Written by nlpapp {{ version }}</footer>
-</div>
 <script type="application/json" id="numbers">{{ data }}</script>
-<script>{{ script }}</script>
-</body>
-</html>
-"""
+<script>{{ script }}</script>"""
 )

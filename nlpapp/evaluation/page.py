@@ -38,17 +38,44 @@ class Section:
 def write_report(
     path: Path, *, title: str, sections: Sequence[Section], subtitle: str = ""
 ) -> Path:
-    """Write one HTML page with ``sections`` below ``title``; return ``path``.
+    """Write one HTML page with ``sections`` below ``title``; return ``path``."""
+    prepared = [_prepared(section, order) for order, section in enumerate(sections, start=1)]
+    body = TEMPLATE.render(sections=prepared)
+    return write_page(path, title=title, body=body, subtitle=subtitle)
+
+
+def write_page(
+    path: Path,
+    *,
+    title: str,
+    body: str,
+    subtitle: str = "",
+    style: str | None = None,
+    window_title: str | None = None,
+    policy: str | None = None,
+) -> Path:
+    """Write the frame that all pages share, with ``body`` in it; return ``path``.
 
     The page is written beside ``path`` and renamed, so an interrupted write leaves the old one.
+
+    Args:
+        path: the HTML file.
+        title: the heading.
+        body: HTML of the page's parts, its ``main`` element included.
+        subtitle: a line below the heading.
+        style: style sheet; None: `STYLE`.
+        window_title: what the window is called; None: as the heading.
+        policy: a content security policy, as it stands in HTML; None: none.
     """
     path = Path(path)
-    page = TEMPLATE.render(
+    page = FRAME.render(
         title=title,
         subtitle=subtitle,
-        style=Markup(STYLE),
+        window_title=window_title or title,
+        policy=Markup(policy) if policy is not None else None,
+        style=Markup(STYLE if style is None else style),
+        body=Markup(body),
         version=__version__,
-        sections=[_prepared(section, order) for order, section in enumerate(sections, start=1)],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -161,13 +188,17 @@ footer { margin-top: 3rem; padding-top: 0.8rem; border-top: 1px solid var(--line
   img, .figure, tr { break-inside: avoid; } }
 """
 
-TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+ENVIRONMENT = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+FRAME = ENVIRONMENT.from_string(
     """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
+{% if policy %}
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
+{% endif %}
+<title>{{ window_title }}</title>
 <style>{{ style }}</style>
 </head>
 <body>
@@ -178,7 +209,15 @@ TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=T
 <p class="subtitle">{{ subtitle }}</p>
 {% endif %}
 </header>
-{% if sections | length > 3 %}
+{{ body }}
+<footer>Written by nlpapp {{ version }}</footer>
+</div>
+</body>
+</html>
+"""
+)
+TEMPLATE = ENVIRONMENT.from_string(
+    """{% if sections | length > 3 %}
 <nav>
 {% for section in sections %}
 <a href="#{{ section.id }}">{{ section.title }}</a>
@@ -227,10 +266,5 @@ TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=T
 {% endif %}
 </section>
 {% endfor %}
-</main>
-<footer>Written by nlpapp {{ version }}</footer>
-</div>
-</body>
-</html>
-"""
+</main>"""
 )

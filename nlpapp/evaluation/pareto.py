@@ -4,21 +4,18 @@ A model is on the front if no other one is at least as good in both figures and 
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nlpapp import __version__
 from nlpapp.errors import DataError
-from nlpapp.evaluation.page import STYLE
+from nlpapp.evaluation.page import ENVIRONMENT, STYLE, write_page
 from nlpapp.evaluation.plots import (
     DOTS_PER_INCH,
     GRID,
@@ -298,11 +295,7 @@ def write_pareto_page(
         grid: rows of a second table.
     """
     drawn = [trade for trade in trades if trade.rows(rows)]
-    page = PAGE.render(
-        title=title,
-        subtitle=subtitle,
-        style=Markup(STYLE + PLOT_STYLE),
-        version=__version__,
+    body = BODY.render(
         plots=[(trade.title, draw_pareto(rows, trade)) for trade in drawn],
         tables=[
             (name, _table(table))
@@ -310,11 +303,7 @@ def write_pareto_page(
             if table
         ],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
-    return path
+    return write_page(path, title=title, body=body, subtitle=subtitle, style=STYLE + PLOT_STYLE)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -344,7 +333,6 @@ svg a:focus circle, svg a:hover circle { r: 8px; stroke-width: 4; }
 svg a:focus text { font-weight: 700; text-decoration: underline; }
 """
 
-ENVIRONMENT = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 DRAWING = ENVIRONMENT.from_string(
     """<svg viewBox="0 0 {{ width }} {{ height }}" role="group" aria-label="{{ title }}">
 {% for place, text in across %}
@@ -377,22 +365,8 @@ cy="{{ '%.1f' % point.y }}" r="6" stroke="{{ point.colour }}" stroke-width="2.5"
 {% endfor %}
 </svg>"""
 )
-PAGE = ENVIRONMENT.from_string(
-    """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<div class="page">
-<header>
-<h1>{{ title }}</h1>
-<p class="subtitle">{{ subtitle }}</p>
-</header>
-<main>
+BODY = ENVIRONMENT.from_string(
+    """<main>
 {% for title, drawing in plots %}
 <section>
 <h2>{{ title }}</h2>
@@ -423,10 +397,5 @@ PAGE = ENVIRONMENT.from_string(
 </div>
 </section>
 {% endfor %}
-</main>
-<footer>Written by nlpapp {{ version }}</footer>
-</div>
-</body>
-</html>
-"""
+</main>"""
 )

@@ -72,19 +72,22 @@ def bootstrap_over_seeds(
     references: np.ndarray,
     *,
     seed: int,
+    baseline: np.ndarray | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of the mean of a metric over seeds.
 
     Both are drawn with replacement: the seeds, and the rows, the same for all seeds. It therefore
-    covers the chance of training and that of the evaluation set.
+    covers the chance of training and that of the evaluation set. With ``baseline`` it is the
+    interval of the mean difference to it, and paired: both sides get the same seeds and rows.
 
     Args:
         metric: function(predictions, references) of two (N,) arrays.
         predictions: (S, N) class indices or scores of S runs.
         references: (N,) the same of the references.
         seed: the interval is a function of it.
+        baseline: (S, N) of other runs with the same seeds in the same order.
         resamples: number of draws.
         confidence: share of the resampled values inside the interval.
     """
@@ -96,6 +99,9 @@ def bootstrap_over_seeds(
         drawn, times = np.unique(rng.integers(0, runs, runs), return_counts=True)
         found = [metric(predictions[run, rows], references[rows]) for run in drawn]
         values[index] = np.average(found, weights=times)
+        if baseline is not None:
+            found = [metric(baseline[run, rows], references[rows]) for run in drawn]
+            values[index] -= np.average(found, weights=times)
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

@@ -46,7 +46,12 @@ class ClassificationLossConfig:
 
 
 def forward_logits(model: Any, batch: Batch) -> torch.Tensor:
-    """Return the model's logits, (B, C); of a regression model, (B, 1).
+    """Return the model's logits, (B, C); of a regression model, (B, 1)."""
+    return model(**model_inputs(model, batch)).logits
+
+
+def model_inputs(model: Any, batch: Batch) -> Batch:
+    """Return what ``model`` reads of ``batch``, without the labels.
 
     Only what the model's ``forward`` names is handed over. Token types go to models that have
     embeddings of two: DistilBERT has none, RoBERTa one, and GPT-2 would take them for words.
@@ -55,7 +60,7 @@ def forward_logits(model: Any, batch: Batch) -> torch.Tensor:
     accepted = set(inspect.signature(inner.forward).parameters) - {"labels"}
     if getattr(getattr(inner, "config", None), "type_vocab_size", 0) < 2:
         accepted.discard("token_type_ids")
-    return model(**{name: value for name, value in batch.items() if name in accepted}).logits
+    return {name: value for name, value in batch.items() if name in accepted}
 
 
 def _unwrapped(model: Any) -> Any:

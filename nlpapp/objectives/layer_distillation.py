@@ -11,7 +11,6 @@
 Legend: B rows, S positions, D hidden width, A heads.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from nlpapp.objectives.classification import model_inputs
 from nlpapp.objectives.step import Batch
 
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -42,12 +42,8 @@ def read_layers(model: Any, batch: Batch, *, attentions: bool) -> Layers:
     Attention maps exist only where the model computes attention by plain products
     (``set_attn_implementation("eager")``).
     """
-    inner = getattr(model, "module", model)  # DistributedDataParallel hides the signature
-    accepted = set(inspect.signature(inner.forward).parameters) - {"labels"}
-    if getattr(inner.config, "type_vocab_size", 0) < 2:
-        accepted.discard("token_type_ids")
-    inputs = {name: value for name, value in batch.items() if name in accepted}
-    output = model(**inputs, output_hidden_states=True, output_attentions=attentions)
+    shown = {"output_hidden_states": True, "output_attentions": attentions}
+    output = model(**model_inputs(model, batch), **shown)
     return Layers(
         logits=output.logits,
         hidden=output.hidden_states,

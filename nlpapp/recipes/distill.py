@@ -1,6 +1,7 @@
 """Distil classifiers into a small student (Tang et al. 2019, arXiv 1903.12136)."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from nlpapp.evaluation.student import report_student, score_student
 from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.bilstm import BiLstmSizeConfig
 from nlpapp.models.pretrained import save_model_folder
+from nlpapp.models.pruning import PruningConfig
 from nlpapp.models.student_bert import StudentBertConfig
 from nlpapp.models.text_cnn import TextCnnSizeConfig
 from nlpapp.objectives.distillation import DistillationConfig
@@ -23,11 +25,12 @@ from nlpapp.recipes.distill_models import (
     ask,
     build_objective,
     build_student,
-    check_options,
     encode,
     load_teachers,
     predict,
 )
+from nlpapp.recipes.distill_options import check_options
+from nlpapp.recipes.distill_pruning import prune_student
 from nlpapp.text.student_vocabulary import StudentVocabularyConfig
 from nlpapp.text.wordpiece import fingerprint
 from nlpapp.training.fit import TrainingConfig, fit
@@ -70,6 +73,8 @@ class Config:
     """What the student learns; alpha 1: the labels alone, and the teacher is not asked."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """New texts made from the training texts; the teacher says what they mean."""
+    pruning: PruningConfig = field(default_factory=PruningConfig)
+    """Weights of the trained student that become zero."""
     unlabeled_file: str | None = None
     """More text for the teacher, one a line; for pairs two texts with a tab between them."""
     task: str | None = None
@@ -107,8 +112,8 @@ class Config:
         check_options(self)
 
 
-def run(config: Config) -> dict[str, float]:
-    """Ask the teachers, train the student, and compare the two."""
+def run(config: Config, *, logits: Path | None = None) -> dict[str, float]:
+    """Ask the teachers (runs may share the folder ``logits``), train the student, compare both."""
     run = RunFolder.open(config.output_dir, config=config, command="distill", seed=config.seed)
     if run.finished is not None:
         return run.finished
@@ -120,7 +125,7 @@ def run(config: Config) -> dict[str, float]:
         "teacher_parameters": float(sum(teacher.model.num_parameters() for teacher in teachers)),
         "vocabulary_size": float(len(student.tokenizer)),
     }
-    metrics |= _train(run, config, sets, teachers, student)
+    metrics |= _train(run, config, sets, teachers, student, logits)
     for order, (split, examples) in enumerate((sets.dev | sets.test).items()):
         found = predict(config, student, encode(config, student, examples))
         if examples.labels is not None:
@@ -149,16 +154,14 @@ def _train(
     sets: ClassificationSets,
     teachers: list[Reader],
     student: Reader,
+    shared: Path | None,
 ) -> dict[str, float]:
     """Train ``student`` on the transfer set and the teachers' logits of it."""
     extra = (config.augmentation, config.unlabeled_file, teachers[0].tokenizer.mask_token)
     transfer = build_transfer_set(sets.train, *extra, seed=config.seed)
     logits = None
     if config.objective.alpha < 1:
-        logits = np.mean(
-            [ask(run, config, one, transfer, number) for number, one in enumerate(teachers)],
-            axis=0,
-        )
+        logits = ask(config, teachers, transfer, run, shared)
     encoded = encode(config, student, transfer)
     collate = TransferCollator(encoded, student.tokenizer.pad_token_id, logits)
     plain = ExampleSteps(
@@ -173,17 +176,24 @@ def _train(
         steps = AnnealedSteps(plain, config.training.total_steps(plain))
     dev = next(iter(sets.dev.values()))
     read_dev = encode(config, student, dev)
-    metrics = fit(
-        run=run,
-        model=student.model,
-        objective=build_objective(config, teachers[0].model, student.model),
-        steps=steps,
-        training=config.training,
-        seed=config.seed,
-        evaluate=lambda model: score_logits(
-            predict(config, student, read_dev), dev.known_labels, sets.metrics
-        ),
-        best_metric=sets.metrics[0],
-        fingerprint=fingerprint(student.tokenizer),
-    )
-    return metrics | {"transfer_rows": float(len(transfer))}
+    objective = build_objective(config, teachers[0].model, student.model)
+
+    def train(run: RunFolder, training: TrainingConfig) -> dict[str, float]:
+        return fit(
+            run=run,
+            model=student.model,
+            objective=objective,
+            steps=steps,
+            training=training,
+            seed=config.seed,
+            evaluate=lambda model: score_logits(
+                predict(config, student, read_dev), dev.known_labels, sets.metrics
+            ),
+            best_metric=sets.metrics[0],
+            fingerprint=fingerprint(student.tokenizer),
+        )
+
+    metrics = train(run, config.training) | {"transfer_rows": float(len(transfer))}
+    if config.pruning.sparsity:
+        metrics |= prune_student(run, config.pruning, config.training, student.model, train)
+    return metrics

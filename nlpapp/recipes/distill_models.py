@@ -1,6 +1,8 @@
 """The models of `nlpapp distill`: teachers and student, each with what reads text for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +30,6 @@ from nlpapp.training.teacher_logits import cached_logits
 if TYPE_CHECKING:
     from nlpapp.recipes.distill import Config
 
-SIZES = {"student": "bilstm", "text_cnn": "text_cnn", "bert": "bert"}
-"""Option with the size of an architecture -> the architecture."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
@@ -39,35 +38,6 @@ class Reader:
     model: Any
     tokenizer: Any
     outputs: list[int]
-
-
-def check_options(config: "Config") -> None:
-    """Raise ConfigError for options that do not go together."""
-    for name, architecture in SIZES.items():
-        given = getattr(config, name)
-        if architecture != config.architecture and given != type(given)():
-            raise ConfigError(
-                f"{name} describes a student of architecture {architecture}, and architecture is "
-                f"{config.architecture}: leave {name} out, or change architecture."
-            )
-    if config.objective.alpha == 1 and (config.augmentation.n_iter or config.unlabeled_file):
-        raise ConfigError(
-            "objective.alpha 1 learns from labels alone, and texts from augmentation or "
-            "unlabeled_file have none: set augmentation.n_iter 0, and no unlabeled_file."
-        )
-    if config.objective.final_alpha is not None and config.training.max_hours is not None:
-        raise ConfigError("final_alpha goes by steps: leave training.max_hours out.")
-    is_bert = config.architecture == "bert"
-    if is_bert and (config.embeddings != "random" or config.vocabulary.kind != "teacher"):
-        raise ConfigError(
-            "a student of architecture bert keeps its teacher's vocabulary and embeddings: "
-            "leave vocabulary and embeddings out."
-        )
-    if config.objective.uses_layers and not is_bert:
-        raise ConfigError(
-            "objective.hidden_weight and attention_weight compare layers of transformers: "
-            "choose architecture bert, or leave them out."
-        )
 
 
 def load_teachers(config: "Config", sets: ClassificationSets) -> list[Reader]:
@@ -184,17 +154,28 @@ def predict(config: "Config", reader: Reader, encoded: EncodedExamples) -> np.nd
 
 
 def ask(
-    run: RunFolder, config: "Config", teacher: Reader, transfer: Examples, number: int
+    config: "Config",
+    teachers: Sequence[Reader],
+    transfer: Examples,
+    run: RunFolder,
+    shared: Path | None,
 ) -> np.ndarray:
-    """Return the (rows, classes) logits of one teacher, kept in the run's folder."""
-    read = encode(config, teacher, transfer)
-    logits = cached_logits(
-        run.path / ("teacher-logits" if number == 0 else f"teacher-logits-{number + 1}"),
-        model=teacher.model,
-        forward=forward_logits,
-        collate=TransferCollator(read, teacher.tokenizer.pad_token_id, None),
-        token_ids=[*read.input_ids, *(read.input_ids_b or ())],
-        lengths=read.lengths,
-        batch_size=config.evaluation_batch_size,
-    )
-    return logits[:, teacher.outputs]
+    """Return the (rows, classes) mean of the teachers' logits.
+
+    Those of each are kept in the folder ``shared``, or of its own run; see `cached_logits`.
+    """
+    found = []
+    for order, teacher in enumerate(teachers, start=1):
+        read = encode(config, teacher, transfer)
+        logits = cached_logits(
+            shared or run.path / ("teacher-logits" if order == 1 else f"teacher-logits-{order}"),
+            model=teacher.model,
+            forward=forward_logits,
+            collate=TransferCollator(read, teacher.tokenizer.pad_token_id, None),
+            token_ids=[*read.input_ids, *(read.input_ids_b or ())],
+            lengths=read.lengths,
+            batch_size=config.evaluation_batch_size,
+            shared=shared is not None,
+        )
+        found.append(logits[:, teacher.outputs])
+    return np.mean(found, axis=0)

@@ -58,24 +58,31 @@ def cached_logits(
     token_ids: Iterable[np.ndarray],
     lengths: np.ndarray,
     batch_size: int,
+    shared: bool = False,
 ) -> np.ndarray:
     """Return ``forward(model, batch)`` for each example, from the cache if it holds the same.
 
     Args:
-        path: the cache, without ending.
+        path: the cache, without ending; if it is ``shared``, a folder of caches.
         model: the teacher.
         forward: gives (b, C) logits of a batch.
         collate: (example indices, epoch) -> batch.
         token_ids: everything that the teacher reads; with its weights, what the cache is known by.
         lengths: tokens of each example; those of equal length share a batch.
         batch_size: examples of one batch.
+        shared: whether the name of the cache is made of what it is known by, so that logits of
+            other teachers and of other data lie beside it.
 
     Returns:
         (examples, C) float32, mapped from the disk. All processes compute and get the same.
     """
     state = process_state()
+    teacher, data = weights_hash(model), data_hash(token_ids)
+    record = {"teacher": teacher, "data": data, "rows": len(lengths)}
+    if shared:
+        path = path / f"{teacher[:16]}-{data[:16]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
     rows_file, record_file = path.with_suffix(".npy"), path.with_suffix(".json")
-    record = {"teacher": weights_hash(model), "data": data_hash(token_ids), "rows": len(lengths)}
     if _matches(record_file, record, rows_file):
         logger.info("teacher's logits: read from %s", rows_file)
     else:

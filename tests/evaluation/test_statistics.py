@@ -85,3 +85,32 @@ def test_interval_over_seeds_holds_the_spread_of_seeds():
     assert (low, high) == (0.0, 1.0)
     again = bootstrap_over_seeds(accuracy, predictions, references, seed=1)
     assert again == (low, high)
+
+
+def test_paired_interval_agrees_with_scipys_bootstrap():
+    rng = np.random.default_rng(5)
+    references = rng.integers(0, 2, 300)
+    own = np.where(rng.random(300) < 0.85, references, 1 - references)
+    other = np.where(rng.random(300) < 0.2, 1 - own, own)
+    found = bootstrap_over_seeds(
+        accuracy, own[None], references, seed=2, baseline=other[None], resamples=4000
+    )
+    expected = scipy.stats.bootstrap(
+        ((own == references).astype(float), (other == references).astype(float)),
+        lambda first, second, axis=-1: np.mean(first, axis=axis) - np.mean(second, axis=axis),
+        paired=True,
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert found == pytest.approx((expected.low, expected.high), abs=0.006)
+
+
+def test_paired_seeds_are_drawn_together():
+    """Runs that lie far apart differ by nothing from themselves."""
+    references = np.zeros(40, dtype=np.int64)
+    predictions = np.stack([references, references + 1])
+    found = bootstrap_over_seeds(
+        accuracy, predictions, references, seed=1, baseline=predictions.copy()
+    )
+    assert found == (0.0, 0.0)

@@ -10,6 +10,7 @@ from nlpapp.data.augmentation import AugmentationConfig
 from nlpapp.errors import ConfigError
 from nlpapp.models.bilstm import BiLstmForSequenceClassification, BiLstmSizeConfig
 from nlpapp.models.pretrained import save_model_folder
+from nlpapp.models.pruning import PruningConfig
 from nlpapp.models.student_bert import StudentBertConfig
 from nlpapp.models.text_cnn import TextCnnSizeConfig
 from nlpapp.objectives.distillation import DistillationConfig
@@ -282,3 +283,26 @@ def test_scores_of_pairs_are_distilled(tiny_tokenizer_folder, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             distill.run(config_for(tmp_path, files, "other", objective=objective, **options))
+
+
+def test_a_pruned_student_is_trained_on_and_keeps_its_zeros(files, teacher, tmp_path):
+    config = config_for(
+        tmp_path, files, teacher=teacher, pruning=PruningConfig(sparsity=0.6, max_steps=20)
+    )
+    metrics = distill.run(config)
+    student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    weights = list(student.parameters())
+    for weight in weights:
+        if weight.dim() > 1:
+            assert (weight == 0).sum() == round(0.6 * weight.numel())
+    left = sum(int(weight.count_nonzero()) for weight in weights)
+    assert metrics["nonzero_parameters"] == left < 0.5 * metrics["parameters"]
+    assert metrics["accuracy"] > 0.9
+    assert (tmp_path / "run" / "pruned" / "metrics.jsonl").is_file()
+    # Interrupted after the training: the same zeros, and the steps after them are not repeated.
+    (tmp_path / "run" / "metrics.json").unlink()
+    again = distill.run(config)
+    timed = {"seconds", "tokens_per_second"}
+    assert {k: x for k, x in again.items() if k not in timed} == {
+        k: x for k, x in metrics.items() if k not in timed
+    }

@@ -44,7 +44,7 @@ def killed_after(teacher, batches):
     return teacher
 
 
-def ask(path, teacher, rows=ROWS):
+def ask(path, teacher, rows=ROWS, *, shared=False):
     def collate(indices, epoch):
         part = [rows[index] for index in indices]
         return {"input_ids": pad_rows(part, 0), "attention_mask": attention_mask(part)}
@@ -57,6 +57,7 @@ def ask(path, teacher, rows=ROWS):
         token_ids=rows,
         lengths=np.array([len(row) for row in rows]),
         batch_size=4,
+        shared=shared,
     )
 
 
@@ -160,3 +161,19 @@ def test_the_weights_hash_tells_models_apart_in_any_precision():
     assert (
         weights_hash(half) == weights_hash(Teacher().to(torch.bfloat16)) != weights_hash(Teacher())
     )
+
+
+def test_a_shared_folder_keeps_the_logits_of_each_teacher_and_each_data(tmp_path):
+    teachers = [Teacher(seed=0), Teacher(seed=1)]
+    sets = [ROWS, ROWS[:20]]
+    first = [
+        np.array(ask(tmp_path / "all", one, rows, shared=True)) for one in teachers for rows in sets
+    ]
+    assert len(list((tmp_path / "all").glob("*.npy"))) == 4
+    for teacher in teachers:
+        teacher.widths.clear()
+    again = [ask(tmp_path / "all", one, rows, shared=True) for one in teachers for rows in sets]
+    assert not teachers[0].widths and not teachers[1].widths
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(first[2], ask(tmp_path / "own", Teacher(seed=1)))

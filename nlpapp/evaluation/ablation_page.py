@@ -1,0 +1,116 @@
+"""The pages of an ablation: what each variant reaches, how sure that is, and what it costs."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nlpapp.evaluation.ablation_table import VariantResult, teacher_figure
+from nlpapp.evaluation.page import Section, write_report
+from nlpapp.evaluation.pareto import Trade, plot_pareto, write_pareto_page
+
+TABLE_NOTE = (
+    "Figures on the dev set over the seeds of each variant. low and high are the ends of the 95 % "
+    "bootstrap interval of the mean, over seeds and rows. The difference is that of the means to "
+    "the variant in the column against; its interval is paired, as each draw takes the same seeds "
+    "and rows of both. It is sure where the interval excludes 0."
+)
+COST_NOTE = (
+    "Latency of one text and of 32, and texts a second in batches of 32, tokenizer included, all "
+    "models in turn on the texts of the dev set; p50 is the median. Models of the same shape are "
+    "timed once. fp32 is the exported model without PyTorch. The figure beside them is the mean "
+    "over the seeds: exported models of fp32 are checked to compute the same."
+)
+COSTS = {
+    "p50_ms": "latency of one text",
+    "batch_32_p50_ms": "latency of 32 texts",
+    "bytes": "size on disk",
+}
+"""Column -> words; each stands beside the first metric in a plot."""
+PRUNED = ("nonzero_parameters", "compressed_bytes")
+"""Sizes that pruned students have beside the usual ones."""
+
+
+def write_ablation_page(
+    folder: Path,
+    results: Sequence[VariantResult],
+    rows: Sequence[dict[str, object]],
+    costs: Sequence[Mapping[str, Any]],
+    metrics: Sequence[str],
+    *,
+    threads: int,
+) -> Path:
+    """Write report.html, and where there are ``costs`` pareto.html; return the report's path.
+
+    Args:
+        folder: of the ablation.
+        results: of all variants.
+        rows: of `ablation_table.ablation_rows`.
+        costs: rows with "model" (a variant or a teacher), "kind" and what it costs.
+        metrics: names; the first stands beside the costs.
+        threads: that each timed model had.
+    """
+    sections = []
+    for metric in metrics:
+        table = [_without(row, "metric") for row in rows if row["metric"] == metric]
+        theirs = teacher_figure(results, metric)
+        if theirs is not None:
+            table.insert(0, {"variant": "teacher", "mean": theirs})
+        note = TABLE_NOTE if metric == metrics[0] else ""
+        sections.append(Section(f"Variants: {metric}", note, table=table))
+    if costs:
+        drawn = _with_figures(results, rows, costs, metrics[0])
+        trades = [
+            Trade(title=f"{metrics[0].capitalize()} and {words}", x=column, y=metrics[0])
+            for column, words in COSTS.items()
+        ]
+        picture = plot_pareto(drawn, trades[0], output=folder / "plots" / "trade-off.png")
+        note = f"{COST_NOTE}\n\nThreads of each model: {threads}. `pareto.html` has more plots."
+        shown = [_without(row, "name") for row in drawn]
+        sections.append(Section("Costs", note, table=shown, image=picture))
+        write_pareto_page(
+            folder / "pareto.html",
+            title="What the variants reach and cost",
+            subtitle=f"Means over seeds; latencies with threads: {threads}",
+            rows=drawn,
+            trades=trades,
+        )
+    sections.append(Section(f"Seeds: {metrics[0]}", table=_seed_rows(results, metrics[0])))
+    return write_report(folder / "report.html", title="Ablation", sections=sections)
+
+
+def _with_figures(
+    results: Sequence[VariantResult],
+    rows: Sequence[Mapping[str, object]],
+    costs: Sequence[Mapping[str, Any]],
+    metric: str,
+) -> list[dict[str, Any]]:
+    """Return ``costs`` with the mean ``metric`` of each model and a name for it and its kind."""
+    means = {row["variant"]: row["mean"] for row in rows if row["metric"] == metric}
+    means["teacher"] = teacher_figure(results, metric)
+    pruned = {
+        result.name: {name: result.figures[0][name] for name in PRUNED if name in result.figures[0]}
+        for result in results
+    }
+    return [
+        {"name": f"{row['model']} {row['kind']}", "model": row["model"], "kind": row["kind"]}
+        | {metric: means.get(row["model"])}
+        | dict(row)
+        | pruned.get(str(row["model"]), {})
+        for row in costs
+    ]
+
+
+def _seed_rows(results: Sequence[VariantResult], metric: str) -> list[dict[str, object]]:
+    """Return a row for each variant with a column for each seed."""
+    return [
+        {"variant": result.name}
+        | {
+            folder.name: figures[metric]
+            for folder, figures in zip(result.folders, result.figures, strict=True)
+        }
+        for result in results
+    ]
+
+
+def _without(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != column}

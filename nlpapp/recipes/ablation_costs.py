@@ -1,0 +1,120 @@
+"""What the models of an ablation cost: parameters, bytes, latency and throughput."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nlpapp.data.classification import Examples
+from nlpapp.deployment.benchmark import LEAST_ROUNDS, Loaders, Subject, find_subjects, time_in_turn
+from nlpapp.deployment.export import SUPPORTED, export_classifier
+from nlpapp.models.classifiers import local_folder
+from nlpapp.models.generation import generate_ids
+from nlpapp.models.pretrained import load_classifier, read_config
+from nlpapp.recipes.ablation_plan import PlannedVariant
+from nlpapp.text.vocabulary import load_vocabulary
+from nlpapp.text.wordpiece import load_tokenizer
+
+if TYPE_CHECKING:
+    from nlpapp.recipes.ablation import Config
+
+BATCH = 32
+"""Texts in the larger of the two batches that are timed."""
+MOST_SECONDS = 120.0
+"""Each of the two measurements ends after this, with at least three rounds."""
+PARITY_BATCHES = 20
+"""Random batches on which an exported model must agree with its PyTorch model."""
+
+
+def measure_costs(
+    config: "Config", examples: Examples, plan: Sequence[PlannedVariant]
+) -> list[dict[str, Any]]:
+    """Return a row for the teachers and each variant, as PyTorch model and as fp32 bundle.
+
+    Models of the same shape cost the same, whatever they have learned: one of them is timed. All
+    models take turns on the texts of ``examples``, each in a process of its own.
+
+    Returns:
+        Rows with "model", "kind", "parameters", "bytes", and of batches of 1 and 32 texts the
+        latency ("p50_ms", "batch_32_p50_ms", ...) and "texts_per_second_32".
+    """
+    names = [config.teacher] if isinstance(config.teacher, str) else config.teacher or []
+    folders = {
+        "teacher" if order == 1 else f"teacher {order}": local_folder(name)
+        for order, name in enumerate(names, start=1)
+    }
+    folders |= {one.name: one.folders[0] / "model" for one in plan}
+    shapes = {
+        name: (folder / "config.json").read_text(encoding="utf-8")
+        for name, folder in folders.items()
+    }
+    timed: dict[str, str] = {}
+    for name, shape in shapes.items():
+        timed.setdefault(shape, name)
+    subjects = [
+        subject
+        for order, name in enumerate(timed.values())
+        for subject in _subjects(
+            name, folders[name], Path(config.output_dir, "bundles", str(order)), config
+        )
+    ]
+    texts = [index for index, text in enumerate(examples.texts_a) if text.strip()]
+    first = [examples.texts_a[index] for index in texts]
+    seconds = examples.texts_b
+    second = None if seconds is None else [seconds[index] for index in texts]
+    rows = _time(subjects, first, second, rounds=config.rounds, threads=config.threads)
+    return [
+        row | {"model": name}
+        for name, shape in shapes.items()
+        for row in rows
+        if row["model"] == timed[shape]
+    ]
+
+
+def _subjects(name: str, folder: Path, bundle: Path, config: "Config") -> list[Subject]:
+    """Return the model in ``folder``, and what it is exported to where that is possible."""
+    loaders = Loaders(load_classifier, load_tokenizer, load_vocabulary, generate_ids)
+    options: dict[str, Any] = {"name": name, "loaders": loaders}
+    options["max_seq_length"] = config.max_seq_length
+    found = find_subjects(folder, **options)
+    if read_config(folder).model_type not in SUPPORTED:
+        return found
+    export_classifier(
+        load_classifier(folder),
+        load_tokenizer(str(folder)),
+        bundle,
+        max_seq_length=config.max_seq_length,
+        int8=False,
+        seed=config.seed,
+        batches=PARITY_BATCHES,
+    )
+    return found + find_subjects(bundle, **options)
+
+
+def _time(
+    subjects: Sequence[Subject],
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    *,
+    rounds: int,
+    threads: int,
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        processes = [stack.enter_context(subject.start(threads)) for subject in subjects]
+        for subject, process in zip(subjects, processes, strict=True):
+            counted = subject.parameters or process.facts.get("parameters")
+            row = {"model": subject.name, "kind": subject.kind, "parameters": counted}
+            rows.append(row | {"bytes": subject.bytes})
+        for size, title in ((1, ""), (BATCH, f"batch_{BATCH}_")):
+            turns = rounds if size == 1 else max(LEAST_ROUNDS, rounds // 10)
+            options: dict[str, Any] = {"size": size, "rounds": turns}
+            times = time_in_turn(processes, texts, pairs, most_seconds=MOST_SECONDS, **options)
+            for row, seconds in zip(rows, times, strict=True):
+                p50, p95 = np.quantile(seconds, [0.5, 0.95])
+                row |= {f"{title}p50_ms": float(p50) * 1000, f"{title}p95_ms": float(p95) * 1000}
+                if size == BATCH:
+                    row[f"texts_per_second_{BATCH}"] = float(size / p50)
+    return rows
