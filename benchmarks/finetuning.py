@@ -1,4 +1,4 @@
-"""Training speed on GLUE sets: nlpapp against plain PyTorch loops, in real tokens a second.
+"""Fine-tuning on GLUE: nlpapp against the plain ways, in speed and in figures on dev.
 
 Three sides train the same checkpoint on the same rows with AdamW, one after the other in each turn:
 
@@ -10,7 +10,10 @@ Three sides train the same checkpoint on the same rows with AdamW, one after the
 Real tokens are those of the texts and their special tokens, without padding. The figures are
 medians over the turns, by the clock and by CPU seconds, which other work disturbs less.
 
-    python benchmarks/finetuning.py --model <folder> --data_dir <glue> [--tasks sst2] [--turns 5]
+With --output_dir the figures are compared as well (`finetuning_figures`).
+
+    python benchmarks/finetuning.py --model <folder> --data_dir <glue> [--tasks sst2] [--turns 5] \
+        [--output_dir <folder> --figures mrpc --seeds 3]
 """
 
 import argparse
@@ -21,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import finetuning_figures
 import numpy as np
 import torch
 
@@ -34,27 +38,33 @@ from nlpapp.data.sampling import ExampleSteps, padding_share
 from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.classifiers import build_classifier
 from nlpapp.objectives.classification import ClassificationObjective
+from nlpapp.recipes.glue_workers import quiet
 from nlpapp.text.wordpiece import load_tokenizer
 from nlpapp.training.optimizers import OptimizerConfig, build_optimizer
 
-RATE = 2e-5
 Step = Callable[[dict[str, torch.Tensor]], None]
 
 
 def main() -> None:
-    """Print one JSON line for each task."""
+    """Print one JSON line for each task and comparison."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, required=True, help="folder of a pretrained model")
     parser.add_argument("--data_dir", required=True, help="folder that holds GLUE")
-    parser.add_argument("--tasks", nargs="+", default=["sst2", "mrpc"])
+    parser.add_argument("--tasks", nargs="*", default=["sst2", "mrpc"], help="tasks of the speed")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--rows", type=int, default=640, help="rows that a side trains on a turn")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--tokens_per_batch", type=int, help="adds a side with this token budget")
     parser.add_argument("--max_seq_length", type=int, default=128)
+    finetuning_figures.add_options(parser)
     options = parser.parse_args()
     for name in options.tasks:
         print(json.dumps(compare(name, options)), flush=True)
+    if options.output_dir is not None:
+        for name in options.figures:
+            with quiet():
+                result = finetuning_figures.compare(name, options)
+            print(json.dumps(result), flush=True)
 
 
 def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -86,12 +96,15 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     }
     if budget is not None:
         sides["nlpapp_budget"] = training_steps(encoded, pad, size, budget, seed=0)
-    trainers = {
-        side: (our_step if side.startswith("nlpapp") else plain_step)(
-            load(options.model, task.labels, tokenizer), examples.num_labels
-        )
-        for side in sides
-    }
+    trainers: dict[str, Step] = {}
+    for side in sides:
+        torch.manual_seed(0)  # All heads start alike.
+        if side.startswith("nlpapp"):
+            ours = our_classifier(options.model, task.labels, tokenizer).train()
+            trainers[side] = our_step(ours, examples.num_labels, options.rate)
+        else:
+            plain_model = finetuning_figures.plain_classifier(options.model, task.labels).train()
+            trainers[side] = plain_step(plain_model, options.rate)
     speeds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for turn in range(options.turns + 1):  # The first warms up.
         for side, steps in sides.items():
@@ -111,21 +124,20 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def load(folder: Path, labels: tuple[str, ...], tokenizer: Any) -> Any:
-    """Return the classifier to train, its new head drawn from one seed."""
-    torch.manual_seed(0)
+def our_classifier(folder: Path, labels: tuple[str, ...], tokenizer: Any) -> Any:
+    """Return nlpapp's classifier to train; its new head comes from torch's generator."""
     return build_classifier(
         folder,
         label_names=labels,
         size=BertSizeConfig(),
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
-    ).train()
+    )
 
 
-def plain_step(model: Any, num_labels: int) -> Step:
+def plain_step(model: Any, rate: float) -> Step:
     """Return a step of a plain loop: transformers' loss, clipping, torch's AdamW as it comes."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
         model(**batch).loss.backward()
@@ -136,9 +148,9 @@ def plain_step(model: Any, num_labels: int) -> Step:
     return step
 
 
-def our_step(model: Any, num_labels: int) -> Step:
+def our_step(model: Any, num_labels: int, rate: float) -> Step:
     """Return a step of nlpapp's objective and optimizer."""
-    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=RATE))
+    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=rate))
     objective = ClassificationObjective(num_labels)
 
     def step(batch: dict[str, torch.Tensor]) -> None:

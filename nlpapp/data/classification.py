@@ -7,6 +7,7 @@ Shapes: B examples of a batch, S tokens of its longest example.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from nlpapp.data.collate import attention_mask, pad_rows
 from nlpapp.data.label_words import LabelWords, infer_label_names, split_words
 from nlpapp.data.sampling import ExampleSteps
 from nlpapp.data.table_files import Table, open_table
+from nlpapp.data.token_rows import FlatRows, tokenize_rows
 from nlpapp.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -32,8 +34,6 @@ USUAL_COLUMNS: tuple[tuple[str, str | None], ...] = (
 )
 """(text, text pair) columns looked for, in this order, when a file's columns are not named."""
 USUAL_LABEL_COLUMN = "label"
-TOKENIZING_CHUNK = 10_000
-"""Rows tokenized at once: bounds the memory that the tokenizer's own objects take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,12 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.texts_a)
+
+    @property
+    def texts(self) -> list[tuple[str, ...]]:
+        """The text of each row, or the two of a pair."""
+        sides = [self.texts_a] if self.texts_b is None else [self.texts_a, self.texts_b]
+        return list(zip(*sides, strict=True))
 
     @property
     def known_labels(self) -> np.ndarray:
@@ -253,23 +259,24 @@ class EncodedExamples:
                 f"use at least {special + 1 + joined}."
             )
         self.labels = examples.labels
-        self.token_type_ids: list[np.ndarray] | None = None
-        self.input_ids_b: list[np.ndarray] | None = None
-        texts_b = examples.texts_b if joined else None
-        self.input_ids, types, cut = _tokenize(tokenizer, examples.texts_a, texts_b, max_seq_length)
-        self.lengths = _lengths(self.input_ids)
+        self.token_type_ids: FlatRows | None = None
+        self.input_ids_b: FlatRows | None = None
+        tokenize = partial(tokenize_rows, tokenizer, max_seq_length=max_seq_length)
+        rows = tokenize(examples.texts_a, examples.texts_b if joined else None)
+        self.input_ids = rows.ids
+        self.lengths = rows.ids.lengths
         """(rows,) int64: tokens of each example, both texts together."""
+        cut = rows.cut
         if examples.texts_b is not None and separate_pair:
-            self.input_ids_b, _, cut_b = _tokenize(
-                tokenizer, examples.texts_b, None, max_seq_length
-            )
-            self.lengths = self.lengths + _lengths(self.input_ids_b)
-            cut = cut | cut_b
+            second = tokenize(examples.texts_b, None)
+            self.input_ids_b = second.ids
+            self.lengths = self.lengths + second.ids.lengths
+            cut = cut | second.cut
         else:
-            self.token_type_ids = types
-        self.truncated_share = len(cut) / max(len(self), 1)
+            self.token_type_ids = rows.types
+        self.truncated_share = float(cut.mean())
         """Share of the examples that were longer than ``max_seq_length``."""
-        if cut:
+        if cut.any():
             logger.warning(
                 "%s: %.1f %% of rows are longer than max_seq_length %d and were cut",
                 *(examples.source, 100 * self.truncated_share, max_seq_length),
@@ -277,37 +284,6 @@ class EncodedExamples:
 
     def __len__(self) -> int:
         return len(self.input_ids)
-
-
-def _tokenize(
-    tokenizer: Any, texts: list[str], pairs: list[str] | None, max_seq_length: int
-) -> tuple[list[np.ndarray], list[np.ndarray], set[int]]:
-    """Return input_ids, token_type_ids, and the rows that were cut."""
-    ids: list[np.ndarray] = []
-    types: list[np.ndarray] = []
-    cut: set[int] = set()
-    for start in range(0, len(texts), TOKENIZING_CHUNK):
-        part = slice(start, start + TOKENIZING_CHUNK)
-        encoding = tokenizer(
-            texts[part],
-            pairs[part] if pairs is not None else None,
-            truncation="longest_first",
-            max_length=max_seq_length,
-            return_token_type_ids=True,  # a tokenizer loaded by no model's class leaves them out
-        )
-        for row, encoded in enumerate(encoding["input_ids"], start=start):
-            # A tokenizer written in Python does not tell; most that fill the limit were cut.
-            if len(encoded) >= max_seq_length and (
-                encoding.encodings is None or encoding.encodings[row - start].overflowing
-            ):
-                cut.add(row)
-        ids += [np.asarray(row, dtype=np.int32) for row in encoding["input_ids"]]
-        types += [np.asarray(row, dtype=np.int8) for row in encoding["token_type_ids"]]
-    return ids, types, cut
-
-
-def _lengths(rows: list[np.ndarray]) -> np.ndarray:
-    return np.array([len(row) for row in rows], dtype=np.int64)
 
 
 class ClassificationCollator:

@@ -5,6 +5,7 @@ task whose worker is lost runs again, so that it must be able to find what it le
 """
 
 import logging
+import math
 import os
 import reprlib
 import signal
@@ -35,13 +36,14 @@ _WATCH = "nlpapp: ends with its parent"
 class RayTasks:
     """Runs tasks on Ray; `nlpapp.data.task_pool.TaskPool` makes it and describes the methods."""
 
-    def __init__(self, *, workers: int | None, address: str | None) -> None:
+    def __init__(self, *, workers: int | None, address: str | None, gpus: bool = False) -> None:
         """Check that Ray is there.
 
         Args:
             workers: cores of a Ray on this machine, or the most tasks at a time on a cluster.
             address: of a running cluster, such as ``auto`` or ``head:6379``; None: start one on
                 this machine, which ends with `close`.
+            gpus: whether tasks ask for GPUs where the cluster has some.
 
         Raises:
             ConfigError: Ray is not installed.
@@ -58,6 +60,7 @@ class RayTasks:
         self.ray: Any = ray
         self.workers = workers
         self.address = address
+        self.gpus = gpus
         self.is_own = False
 
     def start(self, work: Work | None) -> None:
@@ -108,7 +111,8 @@ class RayTasks:
         """Yield number and result of each task; progress is known at the end of each."""
         self.start(work)
         ray = self.ray
-        remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_attempt)
+        resources = {"num_cpus": 1, "num_gpus": self._gpus_of_a_task()}
+        remote = ray.remote(**resources, max_retries=RETRIES)(_attempt)
         level = logging.getLogger("nlpapp").getEffectiveLevel()
         job = ray.put((work, context, level))
         waiting = iter(enumerate(tasks))
@@ -150,6 +154,13 @@ class RayTasks:
             return self.workers
         # One to work on and one to go on with for each core.
         return 2 * max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+
+    def _gpus_of_a_task(self) -> float:
+        """Return 1, or the part of a GPU with which all workers run at once; 0 without GPUs."""
+        found = self.ray.cluster_resources()
+        gpus = int(found.get("GPU", 0)) if self.gpus else 0
+        workers = self.workers or int(found.get("CPU", 1))
+        return 1 / math.ceil(workers / gpus) if gpus else 0
 
     def _answer(self, reference: Any, which: str, task: Any) -> Any:
         """Return what `_attempt` returned.

@@ -58,6 +58,7 @@ class TaskPool:
         executor: Executor = "local",
         workers: int | None = None,
         ray_address: str | None = None,
+        gpus: bool = False,
     ) -> None:
         """Check the options; nothing is started yet.
 
@@ -65,6 +66,7 @@ class TaskPool:
             executor: ``local``: processes of this machine; ``ray``: tasks of a Ray cluster.
             workers: tasks that run at a time; None: as many as there are cores.
             ray_address: a running cluster to use; None: one on this machine, for this pool alone.
+            gpus: on a Ray that has GPUs each task gets one, or with more workers a part of one.
 
         Raises:
             ConfigError: an option cannot be, or Ray is asked for and not installed.
@@ -82,7 +84,7 @@ class TaskPool:
         if executor == "ray":
             from nlpapp.data.ray_pool import RayTasks
 
-            self._backend = RayTasks(workers=workers, address=ray_address)
+            self._backend = RayTasks(workers=workers, address=ray_address, gpus=gpus)
         elif (count := workers or usable_cores()) == 1:
             self._backend = _SameProcess()
         else:

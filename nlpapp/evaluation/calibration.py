@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from nlpapp.disk import written_whole
-from nlpapp.evaluation.plots import DOTS_PER_INCH, INK, PALETTE
+from nlpapp.evaluation.plots import INK, PALETTE, blank_figure, save_figure
 
 BINS = 15
 """As in Guo et al. 2017."""
@@ -59,8 +56,7 @@ def plot_reliability(calibration: Calibration, output: Path) -> Path:
     """Draw the reliability diagram: accuracy by confidence above, rows by confidence below."""
     bins = len(calibration.counts)
     left = np.arange(bins) / bins
-    figure = Figure(figsize=(5.4, 5.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(5.4, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     width = {"width": 1 / bins, "align": "edge", "edgecolor": "white"}
     upper.bar(left, calibration.accuracy, color=PALETTE[0], label="accuracy", **width)
@@ -77,7 +73,4 @@ def plot_reliability(calibration: Calibration, output: Path) -> Path:
     lower.set_xlim(0, 1)
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(output) as file:
-        figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Software": "nlpapp"})
-    return output
+    return save_figure(figure, output)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nlpapp.evaluation.error_analysis import Texts
 from nlpapp.evaluation.model_card import write_model_card
 from nlpapp.evaluation.plots import plot_curves
 from nlpapp.evaluation.report import write_run_report
@@ -23,6 +24,7 @@ def write_classifier_report(
     rows: int,
     label_names: Sequence[str],
     pairs: bool,
+    texts: Texts,
     metrics: Mapping[str, Any],
 ) -> None:
     """Write plots/curves.png, the model's README.md and report.html.
@@ -35,6 +37,7 @@ def write_classifier_report(
         rows: of the training set.
         label_names: classes in order; none: scores.
         pairs: whether an example is a pair of texts.
+        texts: of the rows in the run's dev predictions.
         metrics: the final figures.
     """
     plot_curves(run / "metrics.jsonl", run / "plots" / "curves.png")
@@ -48,4 +51,4 @@ def write_classifier_report(
         run_folder=run,
         details={"pipeline_tag": "text-classification", "dataset": data, "rows": rows},
     )
-    write_run_report(run, metrics=dict(metrics))
+    write_run_report(run, metrics=dict(metrics), texts=texts)

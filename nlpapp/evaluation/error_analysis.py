@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from nlpapp.evaluation.prediction_table import PredictionTable
 
@@ -66,6 +65,8 @@ class Difference:
     @property
     def p_value(self) -> float:
         """McNemar's exact test: how likely so uneven a split is if the models were equally good."""
+        from scipy.stats import binomtest  # Takes long to import, and pages alone need it.
+
         parted = len(self.first_only) + len(self.second_only)
         return float(binomtest(len(self.second_only), parted).pvalue) if parted else 1.0
 
@@ -82,13 +83,6 @@ def difference(first: PredictionTable, second: PredictionTable) -> Difference | 
         int((one & other).sum()),
         int((~one & ~other).sum()),
     )
-
-
-def rows_of(texts_a: Sequence[str], texts_b: Sequence[str] | None) -> Texts:
-    """Return the texts row by row, pairs where there are second texts."""
-    if texts_b is None:
-        return [(text,) for text in texts_a]
-    return list(zip(texts_a, texts_b, strict=True))
 
 
 def shown(text: tuple[str, ...]) -> str:

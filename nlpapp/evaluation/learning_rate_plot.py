@@ -4,10 +4,8 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from nlpapp.evaluation.plots import DOTS_PER_INCH, INK, PALETTE
+from nlpapp.evaluation.plots import INK, PALETTE, blank_figure, save_figure
 
 
 class Search(Protocol):
@@ -39,8 +37,7 @@ def plot_learning_rates(search: Search, output: Path) -> Path:
 
     Returns ``output``.
     """
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(7.2, 4.2)
     axes = figure.add_subplot()
     axes.plot(
         search.rates,
@@ -58,6 +55,4 @@ def plot_learning_rates(search: Search, output: Path) -> Path:
     axes.set_ylabel("training loss", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=DOTS_PER_INCH)
-    return output
+    return save_figure(figure, output)

@@ -1,18 +1,14 @@
-"""The metrics of GLUE and of own tasks, as `evaluate.Metric` modules that load with no network.
+"""The metrics of GLUE and of own tasks: each formula is a plain function of numpy arrays.
 
-Each formula is a plain function of numpy arrays; the modules wrap them for users of `evaluate`.
+`nlpapp.evaluation.metric_modules` wraps them as modules of `evaluate`.
 Where a metric is undefined (a correlation with a constant, F1 without any positive) it is 0.
 Where a row may have several classes, predictions and references are (N, C) of 0 and 1.
 Symbols: C classes, N rows.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import datasets
-import evaluate
 import numpy as np
-from scipy.stats import rankdata
 
 
 def confusion_matrix(
@@ -85,6 +81,8 @@ def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
 
 def spearmanr(predictions: np.ndarray, references: np.ndarray) -> float:
     """Return Spearman's correlation: Pearson's of the ranks, ties sharing their mean rank."""
+    from scipy.stats import rankdata
+
     return pearson(rankdata(predictions), rankdata(references))
 
 
@@ -113,45 +111,6 @@ OF_SCORES = ("pearson", "spearmanr", "mean_squared_error")
 """Metrics of regression; the others compare class indices."""
 
 
-class LocalMetric(evaluate.Metric):
-    """A metric of this file as an `evaluate` module.
-
-    It keeps its rows in memory: nothing is written to a cache folder, so any number of processes
-    and a home folder without write access are fine.
-    """
-
-    def __init__(self, name: str, *, multi_label: bool = False) -> None:
-        """Make the module called ``name``, one of `FUNCTIONS`."""
-        self.function = FUNCTIONS[name]
-        self.multi_label = multi_label
-        super().__init__(config_name=name, keep_in_memory=True, seed=0)
-
-    def _build_data_dir(self) -> str:
-        return ""  # the base class would make a folder under the home folder
-
-    def _info(self) -> evaluate.MetricInfo:
-        value: Any = datasets.Value("float64" if self.config_name in OF_SCORES else "int64")
-        value = datasets.Sequence(value) if self.multi_label else value
-        return evaluate.MetricInfo(
-            description=str(self.function.__doc__),
-            citation="",
-            inputs_description="predictions and references: one value for each row, same order.",
-            features=datasets.Features({"predictions": value, "references": value}),
-        )
-
-    def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, float]:
-        value = self.function(np.asarray(predictions), np.asarray(references), **options)
-        return {str(self.config_name): value}
-
-
-def load_metric(name: str, *, multi_label: bool = False) -> LocalMetric:
-    """Return the `evaluate` module called ``name``; as `evaluate.load`, with no network.
-
-    ``multi_label``: its rows are lists of 0 and 1, one for each class.
-    """
-    return LocalMetric(name, multi_label=multi_label)
-
-
 def compute_metrics(
     names: Sequence[str], predictions: np.ndarray, references: np.ndarray
 ) -> dict[str, float]:
@@ -162,6 +121,9 @@ def compute_metrics(
         predictions: (N,) class indices, or scores; or (N, C) of 0 and 1.
         references: the same of the references.
     """
+    # Imported with the first evaluation: evaluate and datasets would delay the start of training.
+    from nlpapp.evaluation.metric_modules import load_metric
+
     multi_label = np.ndim(references) == 2
     values: dict[str, float] = {}
     for name in names:

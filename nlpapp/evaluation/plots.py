@@ -2,7 +2,7 @@
 
 Every figure is drawn on its own canvas, without pyplot, so nothing global is changed and nothing
 stays in memory. The colours are those of Okabe and Ito (2008), which colour-blind readers can tell
-apart.
+apart. matplotlib is imported when the first figure is drawn, so that training starts sooner.
 """
 
 import json
@@ -10,17 +10,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import Bbox
 
 from nlpapp.disk import written_whole
 from nlpapp.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
 INK = "#24292F"
@@ -156,7 +155,7 @@ def plot_curves(metrics_jsonl: Path, output: Path) -> Path | None:
                 label = split if len(names) == 1 else f"{describe(name)}, {split}"
                 _curve(axes, *splits[split], colour=colour, label=label, marked=split != "train")
         _finish_panel(axes, describe(family))
-    return _save(figure, output)
+    return save_figure(figure, output)
 
 
 def plot_run_comparison(runs: Mapping[str, Path], output: Path) -> Path | None:
@@ -180,7 +179,7 @@ def plot_run_comparison(runs: Mapping[str, Path], output: Path) -> Path | None:
                     colour = PALETTE[order % len(PALETTE)]
                     _curve(axes, steps, values, colour=colour, label=run, marked=evaluated)
         _finish_panel(axes, f"{describe(name)}, {'evaluation' if evaluated else 'train'}")
-    return _save(figure, output)
+    return save_figure(figure, output)
 
 
 def plot_confusion(matrix: np.ndarray, labels: Sequence[str], output: Path) -> Path:
@@ -196,7 +195,7 @@ def plot_confusion(matrix: np.ndarray, labels: Sequence[str], output: Path) -> P
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
     side = min(max(3.4, 0.85 * classes), 14.0)
-    figure = _figure(side + 1.9, side + 0.9)
+    figure = blank_figure(side + 1.9, side + 0.9)
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     size = 10.5 if classes <= 6 else max(5.5, 11 - 0.3 * classes)
@@ -219,7 +218,7 @@ def plot_confusion(matrix: np.ndarray, labels: Sequence[str], output: Path) -> P
     bar.ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     bar.set_label("share of the true label's examples", color=INK)
     bar.outline.set_visible(False)
-    return _save(figure, output)
+    return save_figure(figure, output)
 
 
 def plot_trade_off(
@@ -231,7 +230,7 @@ def plot_trade_off(
     are left out. Units come from the column's name (``latency_ms``, ``size_mb``).
     """
     rows = [row for row in rows if row.get(x) is not None and row.get(y) is not None]
-    figure = _figure(7.2, 4.6)
+    figure = blank_figure(7.2, 4.6)
     axes = figure.add_subplot()
     horizontal = np.array([float(row[x]) for row in rows])
     vertical = np.array([float(row[y]) for row in rows])
@@ -251,12 +250,12 @@ def plot_trade_off(
     _style(axes)
     figure.canvas.draw()
     _name_points(axes, horizontal, vertical, [str(row[label]) for row in rows])
-    return _save(figure, output)
+    return save_figure(figure, output)
 
 
 def plot_bars(values: Mapping[str, float], output: Path, *, quantity: str) -> Path:
     """Draw one horizontal bar for each name, with its value beside it."""
-    figure = _figure(7.2, 0.42 * len(values) + 1.2)
+    figure = blank_figure(7.2, 0.42 * len(values) + 1.2)
     axes = figure.add_subplot()
     names = list(values)
     bars = axes.barh(names, [values[name] for name in names], color=PALETTE[0], height=0.62)
@@ -265,7 +264,7 @@ def plot_bars(values: Mapping[str, float], output: Path, *, quantity: str) -> Pa
     axes.margins(x=0.14)
     axes.set_xlabel(describe(quantity), color=INK)
     _style(axes, grid="x")
-    return _save(figure, output)
+    return save_figure(figure, output)
 
 
 def format_number(value: object) -> str:
@@ -286,22 +285,26 @@ def format_number(value: object) -> str:
     return text.rstrip("0").rstrip(".") if number == int(number) and "." in text else text
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> "Figure":
+    """Return a figure to draw on, ``width`` x ``height`` inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _grid(number: int) -> tuple[Figure, list[Axes]]:
+def _grid(number: int) -> "tuple[Figure, list[Axes]]":
     columns = 1 if number == 1 else 2
     rows = math.ceil(number / columns)
-    figure = _figure(7.2 if columns == 1 else 10.4, 3.3 * rows if columns == 2 else 4.0)
+    figure = blank_figure(7.2 if columns == 1 else 10.4, 3.3 * rows if columns == 2 else 4.0)
     panels = [figure.add_subplot(rows, columns, index + 1) for index in range(number)]
     return figure, panels
 
 
 def _curve(
-    axes: Axes, steps: np.ndarray, values: np.ndarray, *, colour: str, label: str, marked: bool
+    axes: "Axes", steps: np.ndarray, values: np.ndarray, *, colour: str, label: str, marked: bool
 ) -> None:
     if marked or len(steps) == 1:
         axes.plot(steps, values, "--o", color=colour, label=label, linewidth=1.6, markersize=4.5)
@@ -314,7 +317,9 @@ def _curve(
         axes.plot(steps, moving_average(values, width), color=colour, label=averaged, linewidth=1.8)
 
 
-def _finish_panel(axes: Axes, title: str) -> None:
+def _finish_panel(axes: "Axes", title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title(title, loc="left", fontsize=12, color=INK)
     axes.set_xlabel("optimizer step", color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
@@ -329,7 +334,7 @@ def _finish_panel(axes: Axes, title: str) -> None:
     _style(axes)
 
 
-def _style(axes: Axes, grid: str = "both") -> None:
+def _style(axes: "Axes", grid: str = "both") -> None:
     axes.grid(True, axis=grid, color=GRID, linewidth=0.8)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -337,7 +342,7 @@ def _style(axes: Axes, grid: str = "both") -> None:
     axes.tick_params(colors=INK, labelsize=9.5)
 
 
-def _plain_log_ticks(axes: Axes) -> None:
+def _plain_log_ticks(axes: "Axes") -> None:
     # A logarithmic axis over less than two decades has hardly a power of ten to label.
     low, high = axes.get_xlim()
     steps = [1, 2, 5] if high / low > 8 else [1, 1.5, 2, 3, 4, 5, 6, 8]
@@ -361,8 +366,10 @@ PLACES = (
 """Where a name may stand beside its point, best first: points right, points up, alignments."""
 
 
-def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
+def _name_points(axes: "Axes", x: np.ndarray, y: np.ndarray, names: Sequence[str]) -> None:
     """Write each name beside its point, where it covers neither a point nor another name."""
+    from matplotlib.transforms import Bbox
+
     frame = axes.get_window_extent()
     pixels = axes.transData.transform(np.column_stack([x, y]))
     radius = 8 * axes.get_figure(root=True).dpi / 72  # type: ignore[union-attr]
@@ -389,7 +396,8 @@ def _name_points(axes: Axes, x: np.ndarray, y: np.ndarray, names: Sequence[str])
             text.remove()
 
 
-def _save(figure: Figure, output: Path) -> Path:
+def save_figure(figure: "Figure", output: Path) -> Path:
+    """Write ``figure`` as a PNG; returns ``output``."""
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     # A run draws its curves again and again while somebody looks at them.

@@ -106,7 +106,7 @@ def run(config: Config) -> dict[str, float]:
     metrics |= {"rows": float(len(examples)), "seconds": run.seconds}
     logger.info(", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     if run.is_main:
-        write_run_report(run.path, metrics=metrics)
+        write_run_report(run.path, metrics=metrics, texts=examples.texts)
     run.finish(metrics)
     return metrics
 

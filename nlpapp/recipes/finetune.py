@@ -120,8 +120,8 @@ def _train(config: Config) -> dict[str, float]:
     tokenizer, model = _build(config, sets)
     encode = partial(EncodedExamples, tokenizer=tokenizer, max_seq_length=config.max_seq_length)
     train = encode(sets.train)
-    chosen_on, dev_examples = next(iter(sets.dev.items()))
-    dev = encode(dev_examples)
+    chosen_on, dev_rows = next(iter(sets.dev.items()))
+    dev = encode(dev_rows)
 
     def predict(model: Any, encoded: EncodedExamples) -> np.ndarray:
         size = config.evaluation_batch_size
@@ -143,7 +143,7 @@ def _train(config: Config) -> dict[str, float]:
         training=config.training,
         seed=config.seed,
         evaluate=lambda model: score_logits(
-            predict(model, dev), dev_examples.known_labels, sets.metrics
+            predict(model, dev), dev_rows.known_labels, sets.metrics
         ),
         best_metric=sets.metrics[0],
         fingerprint=fingerprint(tokenizer),
@@ -160,7 +160,7 @@ def _train(config: Config) -> dict[str, float]:
     if run.is_main:
         save_model_folder(model, run.model, tokenizer=tokenizer, fingerprint=fingerprint(tokenizer))
         facts = sets.facts | {"base": config.model, "data": config.task or "own data"}
-        write_classifier_report(run.path, run.model, metrics=metrics, **facts)
+        write_classifier_report(run.path, run.model, metrics=metrics, texts=dev_rows.texts, **facts)
     run.finish(metrics)
     return metrics
 

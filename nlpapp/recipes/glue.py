@@ -79,8 +79,8 @@ class Config:
     evaluation_batch_size: int = 64
     """Examples in one evaluation batch."""
     executor: Literal["local", "ray"] = "local"
-    """local: processes of this machine, a GPU each; ray: the CPU cores of a Ray cluster, which all
-    see output_dir."""
+    """local: processes of this machine; ray: a Ray cluster, whose machines all see output_dir. On
+    GPUs each run has its own, or where there are more workers than GPUs shares one."""
     workers: int = 1
     """Runs at a time."""
     ray_address: str | None = None
@@ -153,7 +153,7 @@ def _train_all(config: Config, plan: list[PlannedRun]) -> None:
             "start the command once, without accelerate launch or torchrun."
         )
     options = {"executor": config.executor, "ray_address": config.ray_address}
-    with TaskPool(workers=config.workers, **options) as pool:  # type: ignore[arg-type]
+    with TaskPool(workers=config.workers, gpus=True, **options) as pool:  # type: ignore[arg-type]
         done = 0
         for after_mnli in (False, True):
             part = [planned for planned in plan if planned.after_mnli == after_mnli]
@@ -191,7 +191,8 @@ def train(context: tuple[Config, bool], planned: PlannedRun, report: Report) -> 
     if alone:
         figures = finetune.run(job)
     else:
-        use_own_device(Path(config.output_dir), config.workers)
+        if config.executor == "local":  # Ray shows a task its own GPU alone.
+            use_own_device(Path(config.output_dir), config.workers)
         with quiet():
             figures = finetune.run(job)
     name = TASKS[planned.task].metrics[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from nlpapp.data.glue_tasks import TASKS, GlueTask, read_task
-from nlpapp.evaluation.error_analysis import Texts, rows_of
+from nlpapp.evaluation.error_analysis import Texts
 from nlpapp.evaluation.glue_page import TaskResult
 from nlpapp.evaluation.glue_table import GlueRun, best_run, best_settings, table_rows
 from nlpapp.evaluation.prediction_table import read_prediction_table
@@ -27,8 +27,7 @@ def result_of(task: GlueTask, runs: Sequence[GlueRun], *, seed: int) -> TaskResu
 def dev_texts(data_dir: str, name: str) -> Texts:
     """Return the texts of the first dev set of the task called ``name``."""
     task = TASKS[name]
-    examples = read_task(task, data_dir, task.dev_splits[0])
-    return rows_of(examples.texts_a, examples.texts_b)
+    return read_task(task, data_dir, task.dev_splits[0]).texts
 
 
 def submit(folder: Path, results: Sequence[TaskResult]) -> list[str]:

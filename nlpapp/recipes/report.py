@@ -7,7 +7,7 @@ from typing import Any
 
 from nlpapp.errors import ConfigError, NlpappError
 from nlpapp.evaluation.classifier_sections import difference_section
-from nlpapp.evaluation.error_analysis import Texts, rows_of
+from nlpapp.evaluation.error_analysis import Texts
 from nlpapp.evaluation.plots import describe, format_number, plot_run_comparison
 from nlpapp.evaluation.prediction_table import read_prediction_table
 from nlpapp.evaluation.report import (
@@ -21,32 +21,37 @@ from nlpapp.evaluation.report import (
 )
 from nlpapp.evaluation.run_record import Figure, RunRecord, figures, flatten, read_run
 
+POSITIONAL = "runs"
+"""The option whose values may stand by themselves: `nlpapp report A B`."""
+COMPARISON = "comparison.html"
 WHERE_NOT_WHAT = {"output_dir"}
 """Options that differ between any two runs and explain nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Write a self-contained HTML page about one run, or a comparison of several."""
+    """Write a self-contained HTML page about one run, or a comparison of several.
+
+    nlpapp report RUN; or nlpapp report A B
+    """
 
     runs: list[str]
-    """Run folders: the output_dir of earlier commands. One gives its report, more a comparison."""
+    """Run folders: the output_dir of earlier commands. One gives its report, more a comparison.
+    They may stand by themselves: nlpapp report A B."""
     output: str | None = None
-    """The page to write; report.html in the run's folder when absent. A comparison needs it."""
+    """The page to write; absent: report.html in the run's folder, or comparison.html here."""
 
 
 def run(config: Config) -> dict[str, float]:
     """Write the page; return the number of runs, and of options in which they differ."""
     if not config.runs:
-        raise ConfigError("runs is empty: give at least one run folder, such as --runs '[runs/a]'")
+        raise ConfigError("runs is empty: give at least one run folder: nlpapp report runs/a")
     runs = {name: read_run(path) for name, path in _names(config.runs).items()}
     first, *others = runs.values()
-    if others and config.output is None:
-        raise ConfigError("a comparison belongs to no run's folder: say where with --output FILE")
-    if config.output is None:
-        page = write_run_report(first.path, texts=dev_texts(first))
+    if others or config.output is not None:
+        page = _write_elsewhere(runs, _page_path(config.output or COMPARISON))
     else:
-        page = _write_elsewhere(runs, _page_path(config.output))
+        page = write_run_report(first.path, texts=dev_texts(first))
     print(f"wrote {page}")
     return {"runs": float(len(runs)), "differences": float(len(config_differences(runs)))}
 
@@ -117,7 +122,7 @@ def dev_texts(run: RunRecord) -> Texts | None:
             examples = next(iter(read_sets(**known).dev.values()))
     except (NlpappError, OSError, KeyError):
         return None
-    return rows_of(examples.texts_a, examples.texts_b)
+    return examples.texts
 
 
 def _run_row(name: str, run: RunRecord) -> dict[str, object]:

@@ -23,6 +23,10 @@ def process_id(context, task, report):
     return os.getpid()
 
 
+def visible_gpus(context, task, report):
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
 def describe_worker(context, task, report):
     """Return what a worker has imported, and how many threads libraries would start in it."""
     imported = sorted(sys.modules)

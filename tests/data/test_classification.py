@@ -162,7 +162,7 @@ def test_encoding_agrees_with_the_tokenizer_called_row_by_row(tokenizer):
 def test_encoding_in_parts_is_the_same(tokenizer, monkeypatch):
     examples = Examples(texts_a=["the cat", "a dog sat", "the bird"], source="s")
     whole = EncodedExamples(examples, tokenizer, max_seq_length=16)
-    monkeypatch.setattr("nlpapp.data.classification.TOKENIZING_CHUNK", 2)
+    monkeypatch.setattr("nlpapp.data.token_rows.ROWS_AT_ONCE", 2)
     parts = EncodedExamples(examples, tokenizer, max_seq_length=16)
     assert [row.tolist() for row in parts.input_ids] == [row.tolist() for row in whole.input_ids]
 

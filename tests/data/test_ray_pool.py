@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from nlpapp.data.ray_pool import RayTasks
 from nlpapp.data.task_pool import TaskPool
 from nlpapp.errors import ConfigError, DataError
 from tests.data import pool_work
@@ -44,6 +45,34 @@ def test_an_address_of_the_wrong_form_is_an_error():
         TaskPool(executor="ray", ray_address="head") as pool,
     ):
         pool.start()
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    "wanted, gpus, workers, share",
+    [(True, 4, 2, 1), (True, 2, 2, 1), (True, 2, 3, 1 / 2), (True, 2, 5, 1 / 3), (True, 0, 2, 0)]
+    + [(False, 4, 2, 0), (True, 4, None, 1 / 2)],
+)
+def test_all_workers_have_a_gpu_or_an_equal_part(wanted, gpus, workers, share, monkeypatch):
+    tasks = RayTasks(workers=workers, address=None, gpus=wanted)
+    found = {"CPU": 8.0} | ({"GPU": float(gpus)} if gpus else {})
+    monkeypatch.setattr(tasks.ray, "cluster_resources", lambda: found)
+    assert tasks._gpus_of_a_task() == share
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_task_sees_its_gpu_alone():
+    import ray
+
+    ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False)
+    try:
+        for gpus, expected in ((True, {"0", "1"}), (False, {""})):
+            with TaskPool(executor="ray", workers=2, gpus=gpus) as pool:
+                seen = dict(pool.run(pool_work.visible_gpus, None, TASKS[:6]))
+            assert set(seen.values()) <= expected
+    finally:
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from nlpapp.evaluation.error_analysis import by_length, difference, hardest, rows_of, shown
+from nlpapp.evaluation.error_analysis import by_length, difference, hardest, shown
 from nlpapp.evaluation.prediction_table import PredictionTable
 
 
@@ -58,8 +58,6 @@ def test_other_rows_are_not_compared():
 
 
 def test_texts_are_shown_whole_or_cut():
-    assert rows_of(["a", "b"], None) == [("a",), ("b",)]
-    assert rows_of(["a", "b"], ["c", "d"]) == [("a", "c"), ("b", "d")]
     assert shown(("one\ttwo", "three")) == "one two | three"
     long = shown(("x" * 1000,))
     assert len(long) == 300

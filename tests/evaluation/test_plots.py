@@ -28,13 +28,13 @@ RECORDS = [
 def figures(monkeypatch):
     """The figures drawn by a test, in order, for their axes to be read."""
     drawn = []
-    save = plots._save
+    save = plots.save_figure
 
     def remember(figure, output):
         drawn.append(figure)
         return save(figure, output)
 
-    monkeypatch.setattr(plots, "_save", remember)
+    monkeypatch.setattr(plots, "save_figure", remember)
     return drawn
 
 

@@ -73,6 +73,8 @@ def test_figures_are_those_computed_by_hand(tmp_path, tiny_tokenizer_folder, dat
     assert metrics["rows"] == 5
     assert metrics["accuracy_low"] <= metrics["accuracy"] <= metrics["accuracy_high"]
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == metrics
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert all(text in page for text in (*TEXTS, "Accuracy by length"))  # all among the hardest
     with (tmp_path / "run" / "predictions-dev.tsv").open() as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert [row["label"] for row in rows] == LABELS

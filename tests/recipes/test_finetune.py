@@ -147,6 +147,12 @@ def test_run_folder_holds_what_the_contract_names(trained):
         assert (output / name).stat().st_size > 0, name
 
 
+def test_the_page_says_where_the_model_fails(trained):
+    page = (trained[0] / "report.html").read_text()
+    assert "Accuracy by length" in page
+    assert "Hardest examples" in page
+
+
 def test_dev_predictions_give_the_reported_accuracy(trained, files):
     output, _, metrics = trained
     rows = rows_of(output / "predictions-dev.tsv")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from nlpapp import cli
 from nlpapp.errors import ConfigError, DataError
 from nlpapp.evaluation.predictions import write_predictions
 from nlpapp.evaluation.run_record import read_run
@@ -158,7 +159,6 @@ def test_a_glue_task_is_found_in_its_folder(runs, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"output": None}, "a comparison belongs to no run's folder"),
         ({"runs": []}, "runs is empty"),
         ({"output": "page.pdf"}, r"page.pdf is to be a page"),
     ],
@@ -167,6 +167,12 @@ def test_options_that_cannot_work(runs, tmp_path, change, message):
     settings = {"runs": runs, "output": str(tmp_path / "c.html")} | change
     with pytest.raises(ConfigError, match=message):
         report.run(report.Config(**settings))
+
+
+def test_runs_stand_by_themselves_and_a_comparison_is_written_here(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", *runs]) == 0
+    assert "Comparison of slow_ms, fast" in (tmp_path / "comparison.html").read_text()
 
 
 def test_the_same_run_twice(runs):
