@@ -21,11 +21,16 @@ check: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_house_rules.py tests/test_layering.py
 
+# BENCH_GLUE="--model FOLDER --data_dir GLUE --output_dir runs/bench/finetuning" compares fine-tuning with transformers' Trainer.
 # BENCH_DATA="--bert CHECKOUT --vocabulary vocab.txt --novels FOLDER" compares make-data with the original script.
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/pretraining_step.py
 	$(BIN)/python benchmarks/pretraining_data.py $(BENCH_DATA)
 	$(BIN)/python benchmarks/feature_extraction.py
+	$(if $(BENCH_GLUE),$(BIN)/python benchmarks/finetuning.py $(BENCH_GLUE))
+	$(BIN)/python benchmarks/serving.py --fuzz-seconds 0
+	$(BIN)/python benchmarks/language_model_evaluation.py --threads 1
+	$(BIN)/python benchmarks/language_model_generation.py --threads 1
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix nlpapp tests scripts benchmarks
