@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What an hour and a half of pretraining on one CPU core are worth: a mini BERT pretrained in two phases, fine-tuned on SST-2 (its first 10,000
-# rows), MRPC and CoLA, beside the same model fine-tuned from random weights, five seeds each.
+# What 96 minutes of pretraining on one CPU core are worth: a mini BERT pretrained in two phases, fine-tuned on SST-2 (its first 10,000 rows),
+# MRPC and CoLA, beside the same model fine-tuned from random weights, five seeds each.
 #
 #   scripts/pretraining_worth.sh <data folder> [output folder]
 #

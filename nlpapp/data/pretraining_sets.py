@@ -69,7 +69,8 @@ def open_sets(
 ) -> tuple[PretrainingData, PretrainingData | None]:
     """Open the data to train on and, where there is a folder, the data to evaluate on.
 
-    Evaluation data that is training data is told in a warning: its figures would say little.
+    Evaluation data that is training data, or of the same files, is told in a warning: its figures
+    would say little.
 
     Raises:
         DataError: a folder cannot be used, see `max_seq_length` and `PretrainingData.open`.
@@ -88,7 +89,18 @@ def open_sets(
             "was learned by heart too. Make evaluation data of other text.",
             *(len(shards & held_out), len(held_out), evaluation),
         )
+    elif both := set.intersection(*(_texts(data) for data in opened)):
+        logger.warning(
+            "%d of the files that %s was made from, such as %s, are training data as well: the "
+            "evaluation shows what was learned by heart too. Make evaluation data of other text.",
+            *(len(both), evaluation, min(both)[0]),
+        )
     return opened[0], opened[1]
+
+
+def _texts(data: PretrainingData) -> set[tuple[str, int]]:
+    """Return name and size of the files that ``data`` was made from."""
+    return {(source["file"], source["bytes"]) for source in data.manifest["sources"]}
 
 
 def summarize(data: PretrainingData, steps: ExampleSteps, *, parts: int) -> PretrainingSummary:

@@ -130,9 +130,14 @@ def padding_share(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
 def split_step(
     indices: np.ndarray, rank: int, world_size: int, accumulation: int
 ) -> list[np.ndarray]:
-    """Return one process's examples of a step: one contiguous part for each micro-batch."""
-    parts = np.array_split(indices, world_size * accumulation)
-    return [part for part in parts[rank * accumulation : (rank + 1) * accumulation] if len(part)]
+    """Return one process's examples of a step: one contiguous part for each micro-batch.
+
+    Processes first, so that none of them is without an example as long as there are enough. All
+    have as many parts, since processes that hold pieces of a model compute each part together.
+    """
+    own = np.array_split(indices, world_size)[rank]
+    parts = max(1, min(accumulation, len(indices) // world_size))
+    return [part for part in np.array_split(own, parts) if len(part)]
 
 
 class ExampleSteps:
@@ -165,8 +170,11 @@ class ExampleSteps:
                 have as many examples as fit, and ``batch_size`` is not used.
 
         Raises:
-            ConfigError: an example is longer than ``tokens_per_batch``, or there are no lengths.
+            ConfigError: an example is longer than ``tokens_per_batch``, or there are no lengths, or
+                ``batch_size`` is below 1.
         """
+        if tokens_per_batch is None and batch_size < 1:
+            raise ConfigError(f"a batch of {batch_size} examples; batch_size must be at least 1")
         self.num_examples = num_examples
         self.collate = collate
         self.batch_size = batch_size
@@ -221,7 +229,8 @@ class ExampleSteps:
         """Return the micro-batches of one step for one process.
 
         Raises:
-            ConfigError: ``tokens_per_batch`` is too small to give each process an example.
+            ConfigError: ``tokens_per_batch`` or ``batch_size`` is too small to give each process an
+                example to train on.
         """
         shares = {"rank": rank, "world_size": world_size, "accumulation": accumulation}
         return [self.collate(part, epoch) for part in self.examples(epoch, step, **shares)]
@@ -236,6 +245,11 @@ class ExampleSteps:
                 f"tokens_per_batch is {budget}, which holds {budget // self._longest} of the "
                 f"longest examples ({self._longest} tokens), fewer than the {world_size} "
                 f"processes; it must be at least {world_size * self._longest}"
+            )
+        if budget is None and self.shuffle and self.batch_size < world_size:
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, fewer examples than the {world_size} processes; "
+                f"it must be at least {world_size}"
             )
         return split_step(self.plan(epoch)[step], rank, world_size, accumulation)
 

@@ -4,6 +4,7 @@ import logging
 
 from transformers import BertForPreTraining
 
+from nlpapp.errors import ConfigError
 from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.initial_attention import apply_initial_attention
 from nlpapp.models.pretrained import (
@@ -60,9 +61,24 @@ def positions_of(folder: str | None, size: BertSizeConfig, *, vocab_size: int) -
     return int(config.max_position_embeddings)
 
 
-def warn_of_high_rate(folder: str | None, learning_rate: float) -> None:
-    """Advise against a rate that pretrained weights, if there are any, will hardly survive."""
-    if folder is not None and learning_rate > 5 * ADAPTATION_RATE:
+def check_start(folder: str | None, size: BertSizeConfig, learning_rate: float) -> None:
+    """Check how a run starts, and advise against a rate that pretrained weights hardly survive.
+
+    Args:
+        folder: pretrained weights; None: random ones of ``size``.
+        size: the option of that name.
+        learning_rate: the highest one.
+
+    Raises:
+        ConfigError: both weights and a size are given.
+    """
+    if folder is None:
+        return
+    if size != BertSizeConfig():
+        raise ConfigError(
+            f"size is for random weights; {folder} has its own: leave one of them out"
+        )
+    if learning_rate > 5 * ADAPTATION_RATE:
         logger.warning(
             "learning_rate %g may wipe out what the model in %s has learned; %g is usual for going "
             "on from pretrained weights",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -35,14 +36,24 @@ def save_model_folder(
         tokenizer: a transformers tokenizer, saved beside the model.
         fingerprint: of that tokenizer; kept in config.json, so that a mismatch can be refused
         later.
+
+    Raises:
+        CheckpointError: it cannot be written, as on a full disk; what was there stays.
     """
     if fingerprint is not None:
         setattr(model.config, FINGERPRINT, fingerprint)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(partial)
+    try:
+        model.save_pretrained(partial)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(partial)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot write the model to {folder}: {error}. Checkpoints and what was there stay; "
+            "make room, or put it right, and run the same command again."
+        ) from error
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(partial, folder)

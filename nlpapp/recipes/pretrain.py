@@ -1,8 +1,9 @@
 """Pretrain a BERT on the shards that make-data wrote, in one phase or in several."""
 
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-import torch
 from transformers import BertForPreTraining, PreTrainedTokenizerBase
 
 from nlpapp.data.collate import PretrainingCollator
@@ -14,7 +15,7 @@ from nlpapp.evaluation.plots import plot_curves
 from nlpapp.evaluation.report import write_run_report
 from nlpapp.models.bert import BertPretrainingModel
 from nlpapp.models.bert_size import BertSizeConfig
-from nlpapp.models.bert_start import build_pretraining_bert, positions_of, warn_of_high_rate
+from nlpapp.models.bert_start import build_pretraining_bert, check_start, positions_of
 from nlpapp.models.pretrained import load_pretrained, save_model_folder
 from nlpapp.models.training_costs import training_costs
 from nlpapp.objectives.bert_pretraining import BertPretrainingObjective
@@ -75,11 +76,16 @@ class Config:
             raise ConfigError("phases have their own data: give data, or at least one phase")
         if self.phases is None and self.data is None:
             raise ConfigError("data is missing: give the folder that make-data wrote, or phases")
+        for name in ("batch_size", "evaluation_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
 
 def run(config: Config) -> dict[str, float]:
     """Pretrain, evaluate, and save a model folder that transformers loads."""
-    warn_of_high_rate(config.model, config.training.optimizer.learning_rate)
+    usual = config.training.optimizer.learning_rate
+    rates = [phase.learning_rate or usual for phase in config.phases or []] or [usual]
+    check_start(config.model, config.size, max(rates))
     return _run(config)
 
 
@@ -106,11 +112,12 @@ def _train_phases(
     positions = positions_of(config.model, config.size, vocab_size=len(tokenizer))
     check_phases(phases, lambda folder: max_seq_length(folder, tokenizer), positions)
 
-    def train(phase: PhaseConfig, model: str | None) -> dict[str, float]:
-        start = model or config.model
-        return _run(phase.config(config, output_dir=run.path / phase.name, model=start))
+    def config_of(phase: PhaseConfig, model: str | None) -> Any:
+        return phase.config(config, output_dir=run.path / phase.name, model=model or config.model)
 
-    metrics = run_phases(run, phases, train)
+    for phase in phases:
+        config_of(phase, None)  # Options that cannot be are refused before the first phase.
+    metrics = run_phases(run, phases, lambda phase, model: _run(config_of(phase, model)))
     return load_pretrained(BertForPreTraining, run.path / phases[-1].name / "model"), metrics
 
 
@@ -128,7 +135,6 @@ def _train(
         fingerprint=fingerprint(tokenizer),
         longest=max(int(part.lengths.max()) for part in (data, held_out) if part is not None),
     )
-    model = BertPretrainingModel(bert, unpad=config.unpad)
     steps = ExampleSteps(
         len(data),
         PretrainingCollator(data, tokenizer, seed=config.seed),
@@ -137,9 +143,8 @@ def _train(
         lengths=data.lengths if config.group_by_length else None,
         tokens_per_batch=config.tokens_per_batch,
     )
-    summary = summarize(
-        data, steps, parts=process_state().num_processes * training.gradient_accumulation_steps
-    )
+    parts = process_state().num_processes * training.gradient_accumulation_steps
+    summary = summarize(data, steps, parts=parts)
     figures = summary.figures() | training_costs(
         bert,
         **summary.reading(),
@@ -148,23 +153,22 @@ def _train(
         gradient_checkpointing=training.gradient_checkpointing,
     )
 
-    def evaluate(model: torch.nn.Module) -> dict[str, float]:
-        return evaluate_means(model, objective, evaluation_steps)
-
+    evaluate = None
     if held_out is not None:
         collate = PretrainingCollator(held_out, tokenizer, seed=config.seed, fixed_masks=True)
         evaluation_steps = ExampleSteps(
             len(held_out), collate, batch_size=config.evaluation_batch_size, shuffle=False
         )
-        figures |= {f"initial_{name}": value for name, value in evaluate(model).items()}
+        evaluate = partial(evaluate_means, objective=objective, steps=evaluation_steps)
     return bert, figures | fit(
         run=run,
-        model=model,
+        model=BertPretrainingModel(bert, unpad=config.unpad),
         objective=objective,
         steps=steps,
         training=training,
         seed=config.seed,
-        evaluate=evaluate if held_out is not None else None,
+        evaluate=evaluate,
+        evaluate_at_start=True,
         fingerprint=fingerprint(tokenizer),
         data_fingerprint=data.fingerprint,
         flops_per_token=figures["flops_per_token"],
@@ -192,6 +196,5 @@ def _leave(
         run_folder=run.path,
         details=describe_sets(folders),
     )
-    run.finish(metrics)
-    write_run_report(run.path)
+    write_run_report(run.path, metrics=metrics)
     push_folder(config.hub, run.model)

@@ -118,7 +118,7 @@ class MetricsLog(Callback):
 
     def on_step(self, trainer: Trainer, sums: MetricSums) -> None:
         add_sums(self.sums, sums)
-        if trainer.state.step % self.every == 0 or trainer.state.step == trainer.max_steps:
+        if trainer.state.step % self.every == 0 or trainer.state.step == trainer.last_step:
             self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
@@ -178,20 +178,31 @@ class Curves(Callback):
 
 
 class Evaluation(Callback):
-    """Evaluates each ``every`` steps (0: at each epoch's end) and at the end."""
+    """Evaluates each ``every`` steps (0: after each epoch), at the end, and maybe at the start."""
 
     def __init__(
-        self, evaluate: Evaluate, *, every: int, best_metric: str | None, greater_is_better: bool
+        self,
+        evaluate: Evaluate,
+        *,
+        every: int,
+        at_start: bool,
+        best_metric: str | None,
+        greater_is_better: bool,
     ) -> None:
         """Call ``evaluate``; compare ``best_metric`` where one is given."""
-        self.evaluate, self.every = evaluate, every
+        self.evaluate, self.every, self.at_start = evaluate, every, at_start
         self.best_metric, self.greater_is_better = best_metric, greater_is_better
-        self.last_step = -1
+
+    def on_start(self, trainer: Trainer) -> None:
+        state = trainer.state
+        if self.at_start and not state.step and not state.initial_metrics:
+            with trainer.strategy.evaluating() as model:
+                state.initial_metrics = self.evaluate(model)
 
     def on_step(self, trainer: Trainer, sums: MetricSums) -> None:
         state = trainer.state
         due = state.step % self.every == 0 if self.every else state.step_in_epoch == 0
-        if due or state.step == trainer.max_steps:
+        if due or state.step == trainer.last_step:
             self._run(trainer)
 
     def _run(self, trainer: Trainer) -> None:
@@ -230,4 +241,4 @@ class EarlyStopping(Callback):
     def on_evaluation(self, trainer: Trainer, metrics: dict[str, float], improved: bool) -> None:
         if trainer.state.evaluations_without_improvement >= self.patience:
             logger.info("no improvement in %d evaluations: stopping early", self.patience)
-            trainer.should_stop = True
+            trainer.state.ended_at = trainer.state.step

@@ -186,13 +186,16 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def prune(checkpoints: Path, *, keep: int, best_step: int | None) -> None:
-    """Remove all but the newest ``keep`` checkpoints and the best one."""
+def prune(checkpoints: Path, *, step: int, keep: int, best_step: int | None) -> None:
+    """Remove all but the newest ``keep`` checkpoints up to ``step`` and the best one.
+
+    Later ones are of a run that this one has replaced (``training.resume``), or damaged.
+    """
     steps = steps_on_disk(checkpoints)
-    kept = set(steps[-keep:]) | {best_step}
-    for step in steps:
-        if step not in kept:
-            shutil.rmtree(checkpoints / f"step-{step}")
+    kept = {*[earlier for earlier in steps if earlier <= step][-keep:], best_step}
+    for other in steps:
+        if other not in kept:
+            shutil.rmtree(checkpoints / f"step-{other}")
 
 
 def remove_partial(checkpoints: Path) -> None:

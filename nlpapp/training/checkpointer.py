@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from nlpapp.errors import CheckpointError
 from nlpapp.training import checkpoint
@@ -63,7 +64,7 @@ class Checkpointer(Callback):
         """Save where it is time to."""
         state = trainer.state
         scheduled = bool(self.every) and state.step % self.every == 0
-        if self.due or scheduled or state.step == trainer.max_steps:
+        if self.due or scheduled or state.step == trainer.last_step:
             self.save(trainer)
 
     def save(self, trainer: Trainer) -> Path:
@@ -83,7 +84,8 @@ class Checkpointer(Callback):
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 self._write_main(trainer, weights, optimizer)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        # Of a full disk torch makes a RuntimeError, and safetensors an error of its own.
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise checkpoint.explain_write_failure(error, self.run.checkpoints, step) from error
         accelerator.wait_for_everyone()
         self.last_saved = step
@@ -105,7 +107,12 @@ class Checkpointer(Callback):
             "data_fingerprint": self.data_fingerprint,
         }
         checkpoint.write_main(self.run.checkpoints, trainer.state.step, weights, states, state)
-        checkpoint.prune(self.run.checkpoints, keep=self.keep, best_step=trainer.state.best_step)
+        checkpoint.prune(
+            self.run.checkpoints,
+            step=trainer.state.step,
+            keep=self.keep,
+            best_step=trainer.state.best_step,
+        )
 
     def newest(self) -> Path | None:
         """Return the newest sound checkpoint of this run."""

@@ -122,6 +122,7 @@ def fit(
     training: TrainingConfig,
     seed: int,
     evaluate: Evaluate | None = None,
+    evaluate_at_start: bool = False,
     best_metric: str | None = None,
     greater_is_better: bool = True,
     fingerprint: str | None = None,
@@ -140,6 +141,7 @@ def fit(
         training: length, optimizer, schedule, logging, checkpoints.
         seed: of dropout; the order of data is the business of ``steps``.
         evaluate: gives metrics of the unwrapped model; called on all processes.
+        evaluate_at_start: call it before the first step too; its metrics are "initial_<name>".
         best_metric: a name in these metrics that chooses the best weights.
         greater_is_better: whether more of ``best_metric`` is better.
         fingerprint: the tokenizer's, kept in checkpoints.
@@ -199,7 +201,7 @@ def fit(
                 tensorboard=training.tensorboard,
                 trackers=training.trackers,
             ),
-            *_evaluation(training, evaluate, best_metric, greater_is_better),
+            *_evaluation(training, evaluate, evaluate_at_start, best_metric, greater_is_better),
             *([Curves(run, draw_curves)] if draw_curves is not None else []),
             checkpointer,
         ],
@@ -245,6 +247,7 @@ def _checkpoint_gradients(model: torch.nn.Module) -> None:
 def _evaluation(
     training: TrainingConfig,
     evaluate: Evaluate | None,
+    at_start: bool,
     best_metric: str | None,
     greater_is_better: bool,
 ) -> list[Callback]:
@@ -254,6 +257,7 @@ def _evaluation(
             Evaluation(
                 evaluate,
                 every=training.evaluate_every,
+                at_start=at_start,
                 best_metric=best_metric,
                 greater_is_better=greater_is_better,
             )
@@ -291,6 +295,7 @@ def _result(
         if state.best_step != state.step:
             folder = run.checkpoints / f"step-{state.best_step}"
             trainer.checkpointer.load_weights(trainer, folder)
+    metrics |= {f"initial_{name}": value for name, value in state.initial_metrics.items()}
     metrics["steps"] = float(state.step)
     metrics["tokens"] = state.tokens
     metrics["seconds"] = run.seconds

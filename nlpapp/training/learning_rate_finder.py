@@ -12,6 +12,7 @@ from nlpapp.objectives.step import Objective
 from nlpapp.training.checkpoint import to_device
 from nlpapp.training.optimizers import OptimizerConfig, build_optimizer
 from nlpapp.training.processes import process_state
+from nlpapp.training.speed_report import DTYPES
 
 SMOOTHING = 0.9
 """Share of the old mean in the moving mean of losses."""
@@ -46,6 +47,7 @@ def find_learning_rate(
     highest: float = 1.0,
     num_steps: int = 100,
     max_grad_norm: float = 1.0,
+    precision: str = "float32",
 ) -> LearningRates:
     """Train ``model`` for some steps at rates from ``lowest`` to ``highest``, evenly in logarithm.
 
@@ -61,6 +63,7 @@ def find_learning_rate(
         highest: last rate.
         num_steps: optimizer steps, fewer if the loss grows out of bounds.
         max_grad_norm: as in training; 0: no clipping.
+        precision: float32, bf16 or fp16: of the forward pass, as in training.
 
     Raises:
         TrainingError: the very first loss is not finite.
@@ -80,7 +83,8 @@ def find_learning_rate(
             epoch, position % steps.num_steps(epoch), rank=0, world_size=1, accumulation=1
         )
         batch = to_device(batch, device)
-        loss = objective(model, batch, objective.counts(batch)).loss
+        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
+            loss = objective(model, batch, objective.counts(batch)).loss
         value = float(loss.detach())
         mean = SMOOTHING * mean + (1 - SMOOTHING) * value
         current = mean / (1 - SMOOTHING ** (step + 1))

@@ -45,9 +45,14 @@ class PhaseConfig:
     learning_rate: float | None = None
     """Peak learning rate."""
     schedule: ScheduleConfig | None = None
-    """Learning-rate schedule of the phase."""
+    """Learning-rate schedule of the phase; what it leaves out is as in a run without a schedule."""
 
     def __post_init__(self) -> None:
+        if self.batch_size is not None and self.tokens_per_batch is not None:
+            raise ConfigError(
+                f"the phase '{self.name}' has batch_size {self.batch_size} and tokens_per_batch "
+                f"{self.tokens_per_batch}; give one of them"
+            )
         if self.max_steps is not None and self.num_epochs is not None:
             raise ConfigError(
                 f"the phase '{self.name}' has max_steps {self.max_steps} and num_epochs "
@@ -55,7 +60,16 @@ class PhaseConfig:
             )
 
     def training(self, of_run: TrainingConfig) -> TrainingConfig:
-        """Return the training options of this phase of a run with the options ``of_run``."""
+        """Return the training options of this phase of a run with the options ``of_run``.
+
+        Raises:
+            ConfigError: ``of_run`` has a time limit; it would be that of each phase.
+        """
+        if of_run.max_hours is not None:
+            raise ConfigError(
+                f"training.max_hours is {of_run.max_hours}, but there are phases; give each of "
+                "them its own max_hours"
+            )
         own = {
             name: value
             for name in (
@@ -79,6 +93,8 @@ class PhaseConfig:
             for name in ("batch_size", "tokens_per_batch")
             if (value := getattr(self, name)) is not None
         }
+        if self.batch_size is not None:
+            own["tokens_per_batch"] = None
         return dataclasses.replace(
             of_run,
             phases=None,

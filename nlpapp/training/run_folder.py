@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from nlpapp import __version__
-from nlpapp.disk import write_text
+from nlpapp.disk import disk_errors, write_text
 from nlpapp.errors import ConfigError
 
 logger = logging.getLogger("nlpapp")
@@ -104,11 +105,16 @@ class RunFolder:
         return run
 
     def log(self, step: int, split: str, metrics: dict[str, float]) -> None:
-        """Append one record to metrics.jsonl."""
+        """Append one record to metrics.jsonl.
+
+        Raises:
+            DataError: it cannot be written, as on a full disk.
+        """
         if self.is_main:
             seconds = round(self.seconds, 3)
             record = {"step": step, "split": split, "seconds": seconds, **metrics}
-            with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            path = self.path / "metrics.jsonl"
+            with disk_errors(path, "Checkpoints stay"), open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     @property
@@ -163,8 +169,8 @@ def _check_same_run(path: Path, settings: dict[str, Any]) -> None:
             "Give an empty or a new folder."
         )
     # Through YAML and back, so that tuples and lists compare equal.
-    new = flatten(yaml.safe_load(yaml.safe_dump(settings)))
-    old = flatten(yaml.safe_load(recorded.read_text(encoding="utf-8")) or {})
+    new = flatten(_by_name(yaml.safe_load(yaml.safe_dump(settings))))
+    old = flatten(_by_name(yaml.safe_load(recorded.read_text(encoding="utf-8")) or {}))
     different = [
         f"{key}: {old.get(key, '(absent)')!r} there, {new.get(key, '(absent)')!r} now"
         for key in sorted(old.keys() | new.keys())
@@ -177,8 +183,23 @@ def _check_same_run(path: Path, settings: dict[str, Any]) -> None:
         )
 
 
+def _by_name(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return ``settings`` with a dict in place of each list of named groups, such as phases."""
+    return {
+        key: {str(group["name"]): group for group in value}
+        if isinstance(value, list) and value and all(_is_named(group) for group in value)
+        else value
+        for key, value in settings.items()
+    }
+
+
+def _is_named(group: Any) -> bool:
+    return isinstance(group, dict) and "name" in group
+
+
 def _is_unbinding(key: str) -> bool:
     """Say whether ``key``, or a group that it is in, is unbinding; phases have options as well."""
+    key = re.sub(r"^phases\.[^.]+\.", "training.", key)
     return any(f".{name}." in f".{key}." for name in UNBINDING_KEYS)
 
 

@@ -32,6 +32,10 @@ class TrainerState:
     """Real (unpadded) tokens trained on, all processes together."""
     train_seconds: float = 0.0
     """Seconds spent in training steps, waiting for data included, evaluation left out."""
+    initial_metrics: dict[str, float] = field(default_factory=dict)
+    """All metrics before the first step, where they were asked for."""
+    ended_at: int | None = None
+    """The step that was the last before its turn: the time was up, or nothing improved."""
     best_value: float | None = None
     """The best evaluation's value of the metric that is compared."""
     best_step: int | None = None

@@ -130,3 +130,11 @@ def step_totals(
         seconds=seconds,
         is_complete=is_complete,
     )
+
+
+def largest(accelerator: Accelerator, number: int) -> int:
+    """Return the largest ``number`` of all processes."""
+    if accelerator.num_processes == 1:
+        return number
+    numbers = accelerator.gather(torch.tensor([number], device=accelerator.device))
+    return int(numbers.max())

@@ -17,7 +17,7 @@ from nlpapp.training.schedules import ScheduleConfig, learning_rate_factor, sche
 from nlpapp.training.sharding import Strategy
 from nlpapp.training.signals import StopSignals
 from nlpapp.training.state import MetricSums, TrainerState, add_sums
-from nlpapp.training.step_data import StepTotals, load_epoch, step_totals
+from nlpapp.training.step_data import StepTotals, largest, load_epoch, step_totals
 from nlpapp.training.step_faults import check_finite, memory_advice
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ class Trainer:
         self.callbacks, self.checkpointer, self.max_hours = callbacks, checkpointer, max_hours
         self.state = TrainerState()
         self.carry: list[Any] = [None] * accumulation
-        self.should_stop = False
         self.learning_rate = 0.0
 
     def fit(self) -> None:
@@ -63,12 +62,15 @@ class Trainer:
             TrainingError: a loss was not finite, or a batch too large; that step updated nothing.
         """
         self.model.train()
-        for callback in self.callbacks:
-            callback.on_start(self)
         try:
             with memory_advice(self), StopSignals() as signals:
+                for callback in self.callbacks:
+                    callback.on_start(self)
                 while not self._is_done():
                     self._run_epoch(signals)
+                # One that came during the last step: what follows on this run is not begun.
+                if number := largest(self.accelerator, signals.received):
+                    self._stop(number)
             for callback in self.callbacks:
                 callback.on_end(self)
         finally:
@@ -82,10 +84,12 @@ class Trainer:
             known: dict[str, Any] = {"signal_number": signals.received, "seconds": run.seconds}
             totals = step_totals(self.accelerator, self.objective, micro_batches, **known)
             self._schedule(totals.seconds)
+            metrics: MetricSums = {}
+            if totals.is_complete:
+                metrics = self._train_step(micro_batches, totals)
+                self.state.tokens += totals.tokens
             # A last step with fewer examples than processes is passed over.
-            metrics = self._train_step(micro_batches, totals) if totals.is_complete else {}
             self._advance()
-            self.state.tokens += totals.tokens
             self.state.train_seconds += time.perf_counter() - start
             for callback in self.callbacks:
                 callback.on_step(self, metrics)
@@ -96,7 +100,13 @@ class Trainer:
             start = time.perf_counter()
 
     def _is_done(self) -> bool:
-        return self.should_stop or self.state.step >= self.max_steps
+        return self.state.step >= self.last_step
+
+    @property
+    def last_step(self) -> int:
+        """The step after which training ends, as far as is known."""
+        ended = self.state.ended_at
+        return self.max_steps if ended is None else min(ended, self.max_steps)
 
     def _advance(self) -> None:
         state = self.state
@@ -114,7 +124,7 @@ class Trainer:
             group["lr"] = group["initial_lr"] * factor
         self.learning_rate = max(group["lr"] for group in self.optimizer.param_groups)
         if position >= steps:
-            self.max_steps = step + 1
+            self.state.ended_at = step + 1
 
     def _train_step(self, micro_batches: list[Batch], totals: StepTotals) -> MetricSums:
         """Do one optimizer step; return this process's sum and count of each metric."""

@@ -23,13 +23,15 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, str]:
-    """The sample corpus with 32 tokens, and the same words drawn otherwise."""
-    made = {}
-    for name, seed in (("one", 1), ("other", 2)):
+    """The sample corpus with 32 tokens, the same words drawn otherwise, and other words."""
+    made, corpus = {}, REPOSITORY / "data" / "sample" / "corpus.txt"
+    held_out = tmp_path_factory.mktemp("text") / "held-out.txt"
+    held_out.write_text("".join(corpus.read_text(encoding="utf-8").splitlines(True)[:200]))
+    for name, seed, source in (("one", 1, corpus), ("again", 2, corpus), ("other", 2, held_out)):
         made[name] = str(tmp_path_factory.mktemp("sets") / name)
         make_data.run(
             make_data.Config(
-                inputs=[str(REPOSITORY / "data" / "sample" / "corpus.txt")],
+                inputs=[str(source)],
                 tokenizer=TOKENIZER,
                 output_dir=made[name],
                 max_seq_length=32,
@@ -58,6 +60,9 @@ def test_evaluation_on_training_data_is_warned_of(folders, tokenizer, caplog):
     assert not caplog.text
     open_sets(folders["one"], folders["one"], tokenizer)
     assert "are shards of the training data" in caplog.text
+    caplog.clear()
+    open_sets(folders["one"], folders["again"], tokenizer)
+    assert "1 of the files that" in caplog.text and "corpus.txt, are training data" in caplog.text
 
 
 def test_the_summary_counts_what_is_read(folders, tokenizer):
@@ -105,4 +110,4 @@ def test_cards_tell_sets_apart(folders, tokenizer):
     assert alone["training data"]["max_seq_length"] == 32
     assert data.manifest["tokenizer_fingerprint"] == fingerprint(tokenizer)
     both = describe_sets(list(folders.values()))
-    assert f"counts of {folders['other']}" in both and len(both) == 4
+    assert f"counts of {folders['other']}" in both and len(both) == 6

@@ -78,6 +78,17 @@ def test_split_step_loses_nothing(count):
     assert all(len(part) for part in parts)
 
 
+@pytest.mark.parametrize("count", [3, 4, 8, 23, 24, 31])
+@pytest.mark.parametrize("accumulation", [1, 4, 8])
+def test_processes_have_equally_many_parts_and_none_is_without(count, accumulation):
+    """A process without an example would make all of them pass over the step."""
+    parts = [split_step(np.arange(count), rank, 3, accumulation) for rank in range(3)]
+    (number,) = {len(own) for own in parts}
+    assert number == min(accumulation, count // 3)
+    sizes = [len(part) for own in parts for part in own]
+    assert max(sizes) - min(sizes) <= 1
+
+
 def padded(lengths, batch):
     return len(batch) * int(max(lengths[batch].max(), 1))
 
@@ -182,6 +193,16 @@ def test_token_steps_that_cannot_be_made():
     assert len(steps.micro_batches(0, 0, rank=1, world_size=2, accumulation=1)) == 1
     with pytest.raises(ConfigError, match="fewer than the 3 processes; it must be at least 120"):
         steps.micro_batches(0, 0, rank=0, world_size=3, accumulation=1)
+
+
+def test_steps_that_leave_a_process_without_an_example_are_refused():
+    share = {"rank": 0, "world_size": 3, "accumulation": 1}
+    with pytest.raises(ConfigError, match="batch_size is 2, fewer examples than the 3 processes"):
+        ExampleSteps(9, collate, batch_size=2).micro_batches(0, 0, **share)
+    read = ExampleSteps(9, collate, batch_size=2, shuffle=False).micro_batches(0, 0, **share)
+    assert len(read) == 1, "an evaluation copes with that"
+    with pytest.raises(ConfigError, match="a batch of 0 examples"):
+        ExampleSteps(9, collate, batch_size=0)
 
 
 def test_padding_share():

@@ -7,7 +7,7 @@ import torch
 
 from nlpapp.errors import CheckpointError, ConfigError
 from nlpapp.models.bert_size import BertSizeConfig
-from nlpapp.models.bert_start import build_pretraining_bert, positions_of, warn_of_high_rate
+from nlpapp.models.bert_start import build_pretraining_bert, check_start, positions_of
 from nlpapp.models.pretrained import save_model_folder
 
 SIZE = BertSizeConfig(num_layers=1, hidden_size=8, num_heads=2, max_position_embeddings=16)
@@ -55,5 +55,11 @@ def test_sequences_have_to_fit():
 )
 def test_a_rate_far_above_that_of_adaptation_is_warned_of(caplog, folder, rate, warned):
     caplog.set_level(logging.WARNING, logger="nlpapp")
-    warn_of_high_rate(folder, rate)
+    check_start(folder, BertSizeConfig(), rate)
     assert ("2e-05 is usual for going on" in caplog.text) == warned
+
+
+def test_a_size_beside_weights_is_refused():
+    check_start(None, BertSizeConfig(num_layers=3), 1e-3)
+    with pytest.raises(ConfigError, match="size is for random weights; m has its own"):
+        check_start("m", BertSizeConfig(num_layers=3), 1e-5)

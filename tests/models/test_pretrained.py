@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import BertForPreTraining, BertForSequenceClassification
 
 from nlpapp.errors import CheckpointError, ConfigError
@@ -72,3 +73,17 @@ def test_saving_replaces_the_folder_as_a_whole(folder):
     pretrained.save_model_folder(model, folder)
     assert not (folder / "stale.txt").exists()
     assert not folder.with_name("model.partial").exists()
+
+
+def test_a_model_that_cannot_be_written_leaves_the_one_that_was_there(folder, monkeypatch):
+    model = pretrained.load_classifier(folder)
+    before = (folder / "model.safetensors").read_bytes()
+
+    def full(*arguments, **options):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(model), "save_pretrained", full)
+    with pytest.raises(CheckpointError, match="No space left on device.*what was there stay"):
+        pretrained.save_model_folder(model, folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]

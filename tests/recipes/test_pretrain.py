@@ -164,7 +164,8 @@ def test_one_process_of_64_equals_two_of_32(tmp_path, data):
 def test_a_pretrained_folder_goes_on_training(tmp_path, data):
     pretrain.run(config_for(tmp_path / "first", data))
     folder = str(tmp_path / "first" / "model")
-    second = pretrain.run(config_for(tmp_path / "second", data, model=folder))
+    config = config_for(tmp_path / "second", data, model=folder, size=BertSizeConfig())
+    second = pretrain.run(config)
     first = json.loads((tmp_path / "first" / "metrics.json").read_text())
     assert second["initial_masked_lm_loss"] == pytest.approx(first["masked_lm_loss"], rel=1e-6)
 
@@ -239,7 +240,7 @@ def test_two_phases_equal_two_runs_and_leave_one(tmp_path, data, short, both):
         tmp_path / "2", data, training=options | {"max_steps": 4, "optimizer": optimizer}
     )
     folder = str(tmp_path / "1" / "model")
-    by_hand = pretrain.run(replace(second, model=folder, batch_size=16))
+    by_hand = pretrain.run(replace(second, model=folder, size=BertSizeConfig(), batch_size=16))
     metrics = json.loads((both / "metrics.json").read_text())
     check_identical(weights(both), weights(tmp_path / "2"))
     assert metrics["masked_lm_loss"] == metrics["phase2_masked_lm_loss"]
@@ -289,6 +290,13 @@ def test_phases_that_cannot_be_are_refused_before_the_first_step(tmp_path, data,
         replace(two_phases(folder, short, data), data=data)
     with pytest.raises(ConfigError, match="data is missing"):
         replace(config_for(folder, data), data=None)
+    with pytest.raises(ConfigError, match="batch_size is 0; it must be at least 1"):
+        replace(config_for(folder, data), batch_size=0)
+    wrong = two_phases(folder, short, data)
+    wrong = replace(wrong, phases=[wrong.phases[0], replace(wrong.phases[1], max_steps=0)])
+    with pytest.raises(ConfigError, match="training.max_steps is 0"):
+        pretrain.run(wrong)
+    assert not (folder / "phase1").exists()
 
 
 def test_the_hub_is_asked_first_and_gets_the_finished_model(tmp_path, data, monkeypatch):
@@ -300,8 +308,23 @@ def test_the_hub_is_asked_first_and_gets_the_finished_model(tmp_path, data, monk
         "push_folder",
         lambda config, folder: asked.append(((folder / "README.md").is_file(), config)),
     )
-    pretrain.run(config_for(tmp_path / "run", data, hub=hub, training={"max_steps": 2}))
+    config = config_for(tmp_path / "run", data, hub=hub, training={"max_steps": 2})
+    pretrain.run(config)
     assert asked == [("check", hub), (True, hub)]
+
+
+def test_a_push_that_a_kill_prevented_is_made_by_the_restart(tmp_path, data, monkeypatch):
+    def kill(config, folder):
+        raise KeyboardInterrupt
+
+    config = config_for(tmp_path / "run", data, training={"max_steps": 2})
+    monkeypatch.setattr(pretrain, "push_folder", kill)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.run(config)
+    pushed = []
+    monkeypatch.setattr(pretrain, "push_folder", lambda config, folder: pushed.append(folder))
+    assert pretrain.run(config)["steps"] == 2
+    assert pushed == [tmp_path / "run" / "model"]
 
 
 def test_lamb_with_rates_by_layer_and_activations_computed_twice(tmp_path, data):

@@ -114,7 +114,7 @@ MOMENTS = {
     "checkpoint before the old ones go": (checkpoint, "prune"),
 }
 MOST = dict.fromkeys(MOMENTS, 2) | {"step": 6, "update": 6}
-MOST |= {"checkpoint without all checksums": 8, "checkpoint without its name": 12}
+MOST |= {"evaluation": 3, "checkpoint without all checksums": 8, "checkpoint without its name": 12}
 
 
 def begin(folder, moment=None, action=None):

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from safetensors import SafetensorError
 
 from nlpapp.errors import CheckpointError
 from nlpapp.training import checkpoint
@@ -35,12 +36,20 @@ def test_a_named_checkpoint_that_is_damaged_is_refused(tmp_path):
         train(toy(tmp_path / "run", training={"resume": str(folder) + "9"}))
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path, monkeypatch):
+FULL = "Error while serializing: I/O error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(28, "No space left on device"), SafetensorError(FULL)],
+    ids=["disk", "safetensors"],
+)
+def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path, monkeypatch, error):
     real = checkpoint.save_file
 
     def full(weights, path, **options):
         if "step-20" in str(path):
-            raise OSError(28, "No space left on device")
+            raise error
         real(weights, path, **options)
 
     monkeypatch.setattr(checkpoint, "save_file", full)

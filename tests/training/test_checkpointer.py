@@ -10,7 +10,7 @@ from nlpapp.errors import CheckpointError
 from nlpapp.training import checkpoint
 from nlpapp.training.checkpointer import Checkpointer
 from tests.training.toy import train
-from tests.training.toy_runs import run_processes, toy
+from tests.training.toy_runs import StopAt, kill, run_processes, toy
 
 
 def test_data_that_has_changed_is_refused_and_both_are_named(tmp_path):
@@ -74,6 +74,23 @@ def test_what_a_kill_left_is_removed(tmp_path):
     train(config)
     saved = tmp_path / "run" / "checkpoints" / "step-24"
     assert not leftover.exists() and saved.is_dir() and not (saved / "rank-1.pt").exists()
+
+
+def test_a_run_that_starts_anew_replaces_the_checkpoints_there(tmp_path):
+    """Later ones would otherwise push the new ones out, and be gone on from."""
+    training = {"checkpoint_every": 4, "evaluate_every": 5}
+    train(toy(tmp_path / "run", training=training))
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert sorted(names) == ["step-20", "step-24"]
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            toy(tmp_path / "run", training=training | {"resume": "never"}),
+            evaluate=StopAt(2, kill),
+        )
+    names = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert sorted(names) == ["step-4", "step-8"]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [5, 5, 10]
 
 
 @pytest.mark.slow

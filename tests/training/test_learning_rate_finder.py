@@ -78,3 +78,16 @@ def test_the_model_has_its_weights_again_and_no_gradient():
 def test_a_loss_that_is_not_finite():
     with pytest.raises(TrainingError, match="first loss is not finite"):
         find_learning_rate(weight(0.0), Distance(), steps_of(float("nan")), PLAIN)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_forward_pass_has_the_precision_of_the_training(precision):
+    seen = set()
+
+    class Noted(Distance):
+        def __call__(self, model, batch, counts, carry=None):
+            seen.add(model(torch.ones(2, 1, device=model.weight.device)).dtype)
+            return super().__call__(model, batch, counts)
+
+    find_learning_rate(weight(0.0), Noted(), steps_of(), PLAIN, num_steps=2, precision=precision)
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}

@@ -1,7 +1,8 @@
 """Phases: their options, their order, and how their figures and records become those of a whole."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,22 @@ def test_a_phase_changes_what_it_names_and_keeps_the_rest(tmp_path):
     assert (training.optimizer.learning_rate, training.optimizer.beta2) == (0.5, 0.9)
     plain = PhaseConfig(name="a", data="d").config(Command(), output_dir=tmp_path, model=None)
     assert (plain.training, plain.batch_size) == (TRAINING, 8)
+
+
+def test_a_size_of_its_own_replaces_that_of_the_run():
+    phase, of_run = PhaseConfig(name="a", data="d", batch_size=4), Command(tokens_per_batch=512)
+    config = phase.config(of_run, output_dir=Path("top/a"), model=None)
+    assert (config.batch_size, config.tokens_per_batch) == (4, None)
+    kept = PhaseConfig(name="a", data="d").config(of_run, output_dir=Path("top/a"), model=None)
+    assert kept.tokens_per_batch == 512
+    with pytest.raises(ConfigError, match="has batch_size 4 and tokens_per_batch 64; give one"):
+        PhaseConfig(name="a", data="d", batch_size=4, tokens_per_batch=64)
+
+
+def test_a_limit_of_time_is_that_of_a_phase():
+    of_run = Command(training=replace(TRAINING, max_hours=24.0))
+    with pytest.raises(ConfigError, match="give each of them its own max_hours"):
+        PhaseConfig(name="a", data="d").config(of_run, output_dir=Path("top/a"), model=None)
 
 
 LENGTHS = {"short": 128, "long": 512, "longer": 600}

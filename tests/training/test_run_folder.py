@@ -1,13 +1,15 @@
 """The files of a run are a contract; a folder never mixes two runs."""
 
+import errno
 import json
 from dataclasses import dataclass, field, replace
 
 import pytest
 import yaml
 
-from nlpapp.errors import ConfigError
+from nlpapp.errors import ConfigError, DataError
 from nlpapp.training.fit import TrainingConfig
+from nlpapp.training.phases import PhaseConfig
 from nlpapp.training.run_folder import RunFolder, _is_unbinding, flatten
 
 
@@ -83,9 +85,37 @@ def test_options_that_leave_the_update_as_it_is_may_change(tmp_path):
             open_run(tmp_path / "run", training=replace(safe, **bound))
 
 
-def test_options_of_phases_are_bound_in_the_same_way():
+def test_options_of_groups_are_bound_in_the_same_way():
     assert _is_unbinding("second.training.num_workers") and _is_unbinding("hub.repository")
     assert not _is_unbinding("second.training.max_hours") and not _is_unbinding("num_workers_x")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phased:
+    phases: list[PhaseConfig]
+
+
+def test_what_differs_in_a_phase_is_named_and_what_is_safe_may(tmp_path):
+    def open_phases(**second):
+        phases = [PhaseConfig(name="a", data="x"), PhaseConfig(name="b", data="y", **second)]
+        config = Phased(phases=phases)
+        return RunFolder.open(tmp_path / "run", config=config, command="toy", seed=3)
+
+    open_phases(max_steps=5).log(1, "train", {"loss": 1.0})
+    open_phases(max_steps=5, gradient_accumulation_steps=2)
+    with pytest.raises(ConfigError, match=r"differs in phases\.b\.max_steps: 5 there, 6 now\."):
+        open_phases(max_steps=6)
+
+
+def test_records_on_a_full_disk_say_so(tmp_path, monkeypatch):
+    run = open_run(tmp_path / "run")
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(DataError, match="metrics.jsonl: the disk is full. Checkpoints stay"):
+        run.log(1, "train", {"loss": 1.0})
 
 
 def test_rewind_drops_later_and_broken_records(tmp_path):

@@ -73,3 +73,8 @@ def test_other_errors_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(ToyObjective, "__call__", call)
     with pytest.raises(RuntimeError, match="shapes"):
         train(toy(tmp_path / "run"))
+
+
+def test_the_first_evaluation_gives_the_same_advice(tmp_path):
+    with pytest.raises(TrainingError, match=r"does not fit into memory: .* a smaller evaluation b"):
+        train(toy(tmp_path / "run"), evaluate=lambda _: out_of_memory(), evaluate_at_start=True)

@@ -1,12 +1,14 @@
 """The loop: exact means over micro-batches, and a stop before a bad update."""
 
 import json
+import os
+import signal
 import time
 
 import pytest
 import torch
 
-from nlpapp.errors import TrainingError
+from nlpapp.errors import Interrupted, TrainingError
 from nlpapp.training import run_folder
 from nlpapp.training.schedules import ScheduleConfig
 from tests.training.toy import ToyObjective, train
@@ -87,3 +89,43 @@ def test_a_limit_that_is_not_reached_changes_nothing(tmp_path):
     free, _ = train(toy(tmp_path / "free", dropout=0.3))
     limited, _ = train(toy(tmp_path / "limited", dropout=0.3, training={"max_hours": 1000.0}))
     check_identical(state_of(free), state_of(limited))
+
+
+@pytest.mark.parametrize("limit", ["time", "patience"])
+def test_a_run_that_had_ended_does_no_further_step(tmp_path, clock, limit):
+    """As after a kill between the last checkpoint and what is done with the model."""
+    training = LINEAR | {"evaluate_every": 1, "checkpoint_every": 1}
+    training |= {"max_hours": 0.1} if limit == "time" else {"early_stopping_patience": 6}
+    options = {"best_metric": "score", "greater_is_better": limit == "time"}
+    model, metrics = train(
+        toy(tmp_path / "run", training=training), evaluate=StopAt(0, kill), **options
+    )
+    calls = StopAt(1, kill)
+    again, same = train(toy(tmp_path / "run", training=training), evaluate=calls, **options)
+    assert same["steps"] == metrics["steps"] == 7 and not calls.calls
+    check_identical(state_of(model), state_of(again))
+
+
+def test_a_signal_during_the_last_evaluation_stops_what_follows(tmp_path):
+    config = toy(tmp_path / "run", training={"evaluate_every": 24})
+    asked = StopAt(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Interrupted, match="after step 24; saved") as caught:
+        train(config, evaluate=asked)
+    assert caught.value.exit_code == 143
+    resumed, metrics = train(config, evaluate=asked)
+    assert metrics["score"] == 1 and asked.calls == 1
+    whole, _ = train(toy(tmp_path / "whole"))
+    check_identical(state_of(whole), state_of(resumed))
+
+
+def test_the_start_is_evaluated_once_and_remembered(tmp_path):
+    training = {"evaluate_every": 10, "checkpoint_every": 10}
+    whole, _ = train(toy(tmp_path / "whole", dropout=0.3, training=training))
+    config = toy(tmp_path / "run", dropout=0.3, training=training)
+    asked = StopAt(3, kill)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, evaluate=asked, evaluate_at_start=True)
+    resumed, metrics = train(config, evaluate=asked, evaluate_at_start=True)
+    # Calls: the start, step 10, step 20 (killed), and again step 20, step 24.
+    assert (metrics["initial_score"], metrics["score"], asked.calls) == (1, 5, 5)
+    check_identical(state_of(whole), state_of(resumed))
