@@ -158,7 +158,7 @@ class TextReader(Bundle):
         """Return the inputs of the model for readings that are computed at once, padded."""
         feed: dict[str, np.ndarray] = {}
         for suffix, side in zip(("", "_b"), zip(*readings, strict=True), strict=False):
-            width = max(map(len, side))
+            width = max(1, *map(len, side))  # texts of zero-width characters have no token
             for name, attribute in ENCODING_ATTRIBUTES.items():
                 if name + suffix not in self._inputs:
                     continue
@@ -342,6 +342,7 @@ def pool(states: np.ndarray, attention_mask: np.ndarray, pooling: str) -> np.nda
     if pooling == "cls":
         return states[:, 0]
     inside = attention_mask[:, :, None].astype(bool)  # (B, S, 1)
+    inside[:, :1] |= ~inside.any(axis=1, keepdims=True)  # a text of no token is its padding
     if pooling == "max":
         return np.where(inside, states, np.finfo(states.dtype).min).max(axis=1)
     return np.where(inside, states, 0).sum(axis=1) / inside.sum(axis=1)

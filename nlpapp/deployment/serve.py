@@ -27,8 +27,10 @@ from nlpapp.deployment.serve_metrics import Metrics
 from nlpapp.deployment.serve_models import (
     Row,
     ServedModel,
+    Word,
     batch_key,
-    without_each_word,
+    find_words,
+    without_word,
     word_weights,
 )
 from nlpapp.deployment.serve_page import CONTENT_SECURITY_POLICY, PAGE
@@ -68,7 +70,8 @@ FAULTS: dict[int | str, dict[str, Any]] = {
         413: "More rows, characters or bytes than the server allows.",
         422: "Not JSON, or not of the form of this request.",
         429: "The queue is full: try again after Retry-After seconds.",
-        503: "The rows waited too long, or the server stops: try again after Retry-After seconds.",
+        503: "The rows waited too long, there are too many connections, or the server stops: try "
+        "again after Retry-After seconds.",
     }.items()
 }
 PATHS = ("/", "/health", "/ready", "/metrics", "/openapi.json", "/models")
@@ -306,10 +309,9 @@ def _add_models(app: FastAPI, service: Service) -> dict[str, Endpoint]:
         asked = parse(ExplainRequest, await request.body(), limits)
         model = service.find(asked.model, "/explain")
         row: Row = (asked.text, asked.pair)
-        words, rows = without_each_word(row)
-        if len(words) >= limits.max_rows:
-            raise TooLargeError(f"{len(words)} words; fewer than {limits.max_rows} are explained.")
-        whole, *parts = await service.compute(model, [row, *rows], request)
+        words = _explained_words(row, limits)
+        rows = [row, *(without_word(row, word) for word in words)]
+        whole, *parts = await service.compute(model, rows, request)
         weights = word_weights(whole, parts)
         shown = [
             {
@@ -359,6 +361,20 @@ def _add_state(app: FastAPI, service: Service) -> None:
 def _rows(asked: PredictRequest) -> list[Row]:
     pairs: Sequence[str | None] = asked.pairs or [None] * len(asked.texts)
     return list(zip(asked.texts, pairs, strict=True))
+
+
+def _explained_words(row: Row, limits: LimitsConfig) -> list[Word]:
+    """Return the words to leave out; a text is read once for each, so few of them may be long."""
+    words = find_words(row)
+    if len(words) >= limits.max_rows:
+        raise TooLargeError(f"{len(words)} words; fewer than {limits.max_rows} are explained.")
+    characters = (len(words) + 1) * sum(len(text or "") for text in row)
+    if characters > limits.max_body_bytes:  # of a request for all these rows without /explain
+        raise TooLargeError(
+            f"{characters} characters, as the text is read once for each of {len(words)} words; at "
+            f"most {limits.max_body_bytes} are read."
+        )
+    return words
 
 
 def _answer(content: Any) -> Response:

@@ -54,6 +54,8 @@ class _Request:
     is_gone: Callable[[], bool] | None
     missing: int
     since: float = field(default_factory=time.monotonic)
+    started: bool = False
+    """Whether a row of it was taken: the others then do not wait too long, they come in turn."""
 
     def answer(self, place: int, result: Any) -> None:
         """Keep the result of the row at ``place``; the last one completes the request."""
@@ -114,7 +116,7 @@ class Batcher:
                 the last answers, because clients who are answered ask again; it does so only while
                 requests come together, for a lone client would wait for nothing.
             max_queue_rows: rows that may wait; what comes after is refused.
-            max_queue_seconds: seconds that rows may wait before they are refused.
+            max_queue_seconds: seconds until the first row of a request is taken, or it is refused.
             observe: told (rows, seconds that the oldest waited) of every batch.
         """
         self._compute = compute
@@ -211,15 +213,22 @@ class Batcher:
     async def _work(self, taking: asyncio.Lock) -> None:
         """Compute batches until the end; ``taking`` is held by who takes one from the queue."""
         while True:
-            async with taking:
-                while not self._queue and not self._stopping:
-                    await self._until(1)
-                if not self._queue:
-                    return
-                await self._wait_for_company()
-                batch = await self._take()
-            if batch:
-                await self._run(batch)
+            batch: list[_Row] = []
+            try:
+                async with taking:
+                    while not self._queue and not self._stopping:
+                        await self._until(1)
+                    if not self._queue:
+                        return
+                    await self._wait_for_company()
+                    batch = await self._take()
+                if batch:
+                    await self._run(batch)
+            except Exception as error:  # of this code or of what it calls: nobody waits for ever
+                if not batch:
+                    batch, self._queue = self._queue, []
+                for row in batch:
+                    row.request.fail(error)
 
     async def _until(self, rows: int, seconds: float | None = None) -> None:
         """Return when so many rows wait, after ``seconds``, or at the end."""
@@ -259,6 +268,8 @@ class Batcher:
             batch = pool[start:end]
             requests = {row.request for row in batch}
             if not any([self._is_void(request) for request in requests]):
+                for request in requests:
+                    request.started = True
                 taken = set(batch)
                 self._queue = [row for row in self._queue if row not in taken]
                 self._in_company = len(requests) > 1
@@ -279,9 +290,10 @@ class Batcher:
 
     def _is_void(self, request: _Request) -> bool:
         """End a request that nobody waits for, or that waited too long; return whether it did."""
+        may_expire = not (request.started or self._stopping)
         if request.is_gone is not None and request.is_gone():
             request.fail(AbandonedError("the client went away."))
-        elif not self._stopping and time.monotonic() - request.since > self._max_queue_seconds:
+        elif may_expire and time.monotonic() - request.since > self._max_queue_seconds:
             message = f"the rows waited for more than {self._max_queue_seconds:g} s."
             request.fail(ExpiredError(message, retry_after=self.retry_after()))
         return request.future.done()

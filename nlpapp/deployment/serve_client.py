@@ -1,8 +1,8 @@
 """A client of `nlpapp serve` in the standard library alone; copy this file where it is needed."""
 
+import http.client
 import json
 import time
-import urllib.error
 import urllib.request
 from typing import Any
 
@@ -38,13 +38,13 @@ class Client:
             try:
                 with urllib.request.urlopen(request, timeout=min(self.timeout, left)) as answer:
                     return json.load(answer)
-            except urllib.error.HTTPError as error:
+            except urllib.request.HTTPError as error:
                 if error.code not in (429, 502, 503, 504):
                     raise ValueError(f"{path}: {error.code} {error.read().decode()}") from error
-                wait, reason = float(error.headers.get("retry-after") or pause), error
-            except (OSError, ValueError) as error:
-                wait, reason = pause, error  # type: ignore[assignment]
+                after, reason = error.headers.get("retry-after", ""), error
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                after, reason = "", error  # type: ignore[assignment]
+            wait, pause = float(after) if after.isdecimal() else pause, min(2 * pause, 5)
             if time.monotonic() + wait >= end:
                 raise ConnectionError(f"{self.url}{path}: no answer ({reason})") from reason
             time.sleep(wait)
-            pause = min(2 * pause, 5)

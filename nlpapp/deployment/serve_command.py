@@ -28,15 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stop-seconds", type=float, default=30.0)
     options = parser.parse_args(arguments)
     workers, threads = share_cores(options.workers, options.threads)
-    settings = ServerSettings(
-        models=options.models,
-        precision=options.precision,
-        workers=workers,
-        threads=threads,
-        drain_seconds=options.drain_seconds,
-        stop_seconds=options.stop_seconds,
-    )
     try:
+        settings = ServerSettings(
+            models=options.models,
+            precision=options.precision,
+            workers=workers,
+            threads=threads,
+            drain_seconds=options.drain_seconds,
+            stop_seconds=options.stop_seconds,
+        )
         open_models(settings.models, precision=options.precision, threads=1)
         serve(settings, bind(options.host, options.port))
     except NlpappError as error:

@@ -27,6 +27,9 @@ logger = logging.getLogger("nlpapp.serve")
 
 OPEN_PATHS = ("/", "/health", "/ready", "/metrics", "/openapi.json")
 """Paths without texts, for probes, for Prometheus, and for the page; they need no key."""
+PROBES = ("/health", "/ready")
+CROWDED = "nlpapp.crowded"
+"""Key in the state of all requests of a connection beyond `LimitsConfig.max_connections`."""
 DISCARDED_BYTES = 16 * 2**20
 """How much of a body that is too large is read on, so that the client comes to read the answer."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -43,17 +46,18 @@ class LimitsConfig:
     max_body_bytes: int = 2 * 2**20
     """Bytes of one request's body."""
     max_connections: int = 2048
-    """Open connections of one process; more are answered 503."""
+    """Open connections of one process; beyond it /health and /ready are answered, all else 503."""
     max_batch_rows: int = 64
     """Rows that are computed together."""
     max_wait_ms: float = 2.0
     """Milliseconds that a batch waits for company after its first row and the last answers."""
-    max_queue_rows: int = 256
+    max_queue_rows: int = 1024
     """Rows that wait in one process for one model; requests beyond it are answered 429."""
     max_queue_seconds: float = 3.0
-    """Seconds that a row may wait; then its request is answered 503."""
+    """Seconds until the first row of a request is computed; else it is answered 503."""
     read_seconds: float = 10.0
-    """Seconds that a client may take to send the head of a request, and then its body."""
+    """Seconds that a client may take to send the head of a request, then its body, and to read what
+    the connection cannot hold of the answer."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -137,6 +141,11 @@ class Guard:
     async def _pass_on(
         self, scope: MutableMapping[str, Any], receive: Receive, answer: Send
     ) -> None:
+        if CROWDED in scope["state"] and scope["path"] not in PROBES:
+            message = f"{self.limits.max_connections} connections are open, as many as may be."
+            way = [(b"retry-after", b"1"), (b"connection", b"close")]
+            await refuse(answer, 503, message, headers=way)
+            return
         if self.key is not None and scope["path"] not in OPEN_PATHS:
             found = _key_of(scope)
             if found is None or not self.key.fits(found):

@@ -179,26 +179,28 @@ def split_name(entry: str) -> tuple[str, Path]:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", parts[-1]).lstrip("._-") or "model"
     if not NAME.fullmatch(name):
         raise ConfigError(
-            f"'{name}' cannot name a model: use letters, digits, '.', '_' and '-', at most 100."
+            f"'{name}' cannot name a model: use letters, digits, '.', '_' and '-', at most 100. "
+            f"If '{name}' begins the path of a folder, write name=folder: name={entry}."
         )
     return name, path
 
 
-def without_each_word(row: Row) -> tuple[list[Word], list[Row]]:
-    """Return the words of a row, and the row without each of them in turn.
-
-    A word that is all there is of a text is left out of both: nothing would remain to compare.
-    """
+def find_words(row: Row) -> list[Word]:
+    """Return the words of a row, but none of a text of one word: nothing would remain of it."""
     words: list[Word] = []
-    rows: list[Row] = []
     for side, text in enumerate(row):
-        for match in WORD.finditer(text or ""):
-            left = (text or "")[: match.start()] + (text or "")[match.end() :]
-            if not WORD.search(left):
-                continue
-            words.append(Word(side, match.start(), match.end()))
-            rows.append((left, row[1]) if side == 0 else (row[0], left))
-    return words, rows
+        places = [match.span() for match in WORD.finditer(text or "")]
+        if len(places) > 1:
+            words += [Word(side, start, end) for start, end in places]
+    return words
+
+
+def without_word(row: Row, word: Word) -> Row:
+    """Return the row without one of its words."""
+    text, pair = row
+    if word.side == 0:
+        return text[: word.start] + text[word.end :], pair
+    return text, str(pair)[: word.start] + str(pair)[word.end :]
 
 
 def word_weights(whole: dict[str, Any], parts: Sequence[dict[str, Any]]) -> list[float]:

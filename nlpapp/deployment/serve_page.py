@@ -131,26 +131,28 @@ function marked(text, words, largest) {
   line.append(letters.slice(done).join(''));
   return line;
 }
-async function show(place, model, text, pair) {
+let runs = 0;
+async function show(place, model, text, pair, run) {
   place.hidden = !model;
   if (!model) return;
-  place.replaceChildren(make('h2', model));
+  const parts = [make('h2', model)];
   try {
     const body = pair ? {text, pair, model} : {text, model};
     const found = await ask('explain', body);
     const prediction = found.prediction;
-    if ('label' in prediction) place.append(make('p', 'Answer: ' + prediction.label));
-    place.append(chances(prediction), make('h3', 'Words that mattered'));
+    if ('label' in prediction) parts.push(make('p', 'Answer: ' + prediction.label));
+    parts.push(chances(prediction), make('h3', 'Words that mattered'));
     if (!found.words.length)
-      place.append(make('p', 'A single word cannot be left out.', 'quiet'));
+      parts.push(make('p', 'A single word cannot be left out.', 'quiet'));
     const largest = Math.max(0, ...found.words.map(word => Math.abs(word.weight)));
     if (found.words.length && largest < 0.005)
-      place.append(make('p', 'No word by itself changes the answer by 0.005 or more.', 'quiet'));
+      parts.push(make('p', 'No word by itself changes the answer by 0.005 or more.', 'quiet'));
     for (const [side, part] of [text, pair].entries())
-      if (part) place.append(marked(part, found.words.filter(w => w.side === side), largest));
+      if (part) parts.push(marked(part, found.words.filter(w => w.side === side), largest));
   } catch (fault) {
-    place.append(make('p', fault.message, 'fault'));
+    parts.push(make('p', fault.message, 'fault'));
   }
+  if (run === runs) place.replaceChildren(...parts);  // else a later comparison has begun
 }
 at('form').addEventListener('submit', async event => {
   event.preventDefault();
@@ -161,9 +163,10 @@ at('form').addEventListener('submit', async event => {
     return;
   }
   at('state').textContent = 'Computing.';
-  await Promise.all([show(at('left'), at('first').value, text, pair),
-                     show(at('right'), at('second').value, text, pair)]);
-  at('state').textContent = 'Done.';
+  const run = ++runs;
+  await Promise.all([show(at('left'), at('first').value, text, pair, run),
+                     show(at('right'), at('second').value, text, pair, run)]);
+  if (run === runs) at('state').textContent = 'Done.';
 });
 at('form').addEventListener('keydown', event => {
   if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) at('form').requestSubmit();

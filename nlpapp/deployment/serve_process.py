@@ -10,6 +10,7 @@ import ctypes
 import dataclasses
 import json
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,8 @@ import struct
 import sys
 import tempfile
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,8 +29,9 @@ import uvicorn
 from prometheus_client import multiprocess
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from nlpapp.deployment.serve_limits import LimitsConfig
+from nlpapp.deployment.serve_limits import CROWDED, LimitsConfig
 from nlpapp.deployment.serve_log import log_as_json, make_records_cheap
+from nlpapp.deployment.serve_metrics import MULTIPROCESS_FOLDER
 from nlpapp.errors import CheckpointError, ConfigError, NlpappError
 
 try:
@@ -41,13 +45,18 @@ if TYPE_CHECKING:
 SETTINGS = "NLPAPP_SERVE_SETTINGS"
 API_KEY = "NLPAPP_API_KEY"
 """Variable of the key: it stands in no command line and in no file of the run."""
-METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SO_ATTACH_FILTER = 26
 """The number that Linux gives it; Python has no name for it."""
 LAST_SECONDS = 0.25
 """For connections that were taken last to send their request."""
 CANNOT_START = 3
 """Exit code of a process whose models cannot be loaded."""
+TOGETHER_SECONDS = 60.0
+"""Processes that cannot start within this time of each other have a reason in common."""
+HEAD_BYTES = 64 * 2**10
+"""The most bytes of a request's head; h11 has the same limit itself."""
+WRITE_BYTES = 4096
+"""Bytes of answers that a connection keeps before its client is taken for one that reads slowly."""
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 CORES_OF_A_PROCESS = 4
 
@@ -66,6 +75,11 @@ class ServerSettings:
     drain_seconds: float = 1.0
     stop_seconds: float = 30.0
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads", "drain_seconds", "stop_seconds"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more.")
 
 
 def available_cores() -> int:
@@ -154,36 +168,64 @@ def take_no_more(listening: socket.socket) -> None:
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """HTTP that closes connections whose client does not finish the head of its request.
+    """HTTP that ends connections whose client does not finish a head, or does not read its answers.
 
-    uvicorn alone limits only the time between requests, so clients that send a byte now and then
-    would hold their connections for ever.
+    uvicorn alone limits only the time between requests, so clients that send or read a byte now and
+    then would hold their connections for ever, and a head without end would fill the memory.
     """
 
-    head_seconds = 10.0
+    read_seconds = 10.0
+    max_connections = 2048
     _timer: asyncio.TimerHandle | None = None
+    _writing: asyncio.TimerHandle | None = None
+    _unparsed = 0
+    """Bytes since the last whole head and the last part of a body: those of a head."""
 
     def connection_made(self, transport: Any) -> None:
         """Begin the time of the first head."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=WRITE_BYTES)
+        if len(self.connections) > self.max_connections:
+            self.app_state = {**self.app_state, CROWDED: True}
         self._begin()
 
     def data_received(self, data: bytes) -> None:
         """Begin the time of a head with its first byte, and end it with its last."""
         before = self.cycle
+        self._unparsed += len(data)
         super().data_received(data)
         if self.cycle is not before:
+            self._unparsed = 0
             self._end()
         elif self._timer is None and (before is None or before.response_complete):
             self._begin()
+        if self._unparsed > HEAD_BYTES and HttpToolsProtocol is not H11Protocol:
+            self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body, which is no part of a head."""
+        self._unparsed = 0
+        super().on_body(body)
+
+    def pause_writing(self) -> None:
+        """Begin the time in which the client must read."""
+        super().pause_writing()
+        self._writing = self.loop.call_later(self.read_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """End the time in which the client must read."""
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time."""
+        """Forget the times."""
         self._end()
+        self.resume_writing()
         super().connection_lost(exc)
 
     def _begin(self) -> None:
-        self._timer = self.loop.call_later(self.head_seconds, self._close)
+        self._timer = self.loop.call_later(self.read_seconds, self._close)
 
     def _end(self) -> None:
         if self._timer is not None:
@@ -200,11 +242,6 @@ class DrainingServer(uvicorn.Server):
 
     drain_seconds = 1.0
 
-    def __init__(self, config: uvicorn.Config) -> None:
-        """Make a server of ``config``."""
-        super().__init__(config)
-        self._parent = os.getppid()
-
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Announce the end, go on for a while, then stop as uvicorn does."""
         guard = self.config.loaded_app
@@ -220,14 +257,17 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Also stop when the process that started this one is gone."""
-        return await super().on_tick(counter) or os.getppid() != self._parent
+        """Also stop when the server that this process is one of is gone."""
+        parent = multiprocessing.parent_process()  # None: a shell started it, and may go
+        orphan = parent is not None and os.getppid() != parent.pid
+        return await super().on_tick(counter) or orphan
 
 
 def make_server(config: uvicorn.Config) -> DrainingServer:
     """Return the server of ``config``, with the times of the settings."""
     settings = json.loads(os.environ[SETTINGS])
-    PatientProtocol.head_seconds = settings["limits"]["read_seconds"]
+    PatientProtocol.read_seconds = settings["limits"]["read_seconds"]
+    PatientProtocol.max_connections = settings["limits"]["max_connections"]
     server = DrainingServer(config)
     server.drain_seconds = settings["drain_seconds"]
     return server
@@ -246,8 +286,7 @@ def make_config(settings: ServerSettings) -> uvicorn.Config:
         log_config=None,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=settings.limits.max_connections,
-        timeout_graceful_shutdown=int(settings.stop_seconds),
+        timeout_graceful_shutdown=math.ceil(settings.stop_seconds),
         timeout_worker_healthcheck=30,
     )
 
@@ -258,9 +297,9 @@ def environment(settings: ServerSettings) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="nlpapp-metrics-") as folder:
         before = dict(os.environ)
         os.environ[SETTINGS] = json.dumps(dataclasses.asdict(settings))
-        os.environ[METRICS_FOLDER] = folder
+        os.environ[MULTIPROCESS_FOLDER] = folder
         if settings.workers == 1:
-            os.environ.pop(METRICS_FOLDER)
+            os.environ.pop(MULTIPROCESS_FOLDER)
         try:
             yield
         finally:
@@ -302,6 +341,15 @@ def _work_in_child(settings: ServerSettings, listening: socket.socket) -> None:
         sys.exit(CANNOT_START)
 
 
+def fail_together(failures: deque[float]) -> bool:
+    """Return whether as many processes as ``failures`` has room for failed at about one time.
+
+    Args:
+        failures: the seconds at which processes could not start, the latest last.
+    """
+    return len(failures) == failures.maxlen and failures[-1] - failures[0] < TOGETHER_SECONDS
+
+
 def _supervise(settings: ServerSettings, listening: socket.socket) -> None:
     """Keep ``settings.workers`` processes running until a signal; then see them end."""
     stop = threading.Event()
@@ -315,8 +363,8 @@ def _supervise(settings: ServerSettings, listening: socket.socket) -> None:
         return process
 
     processes = [start() for _ in range(settings.workers)]
-    early = 0
-    while not stop.wait(0.2) and early < settings.workers:
+    failures: deque[float] = deque(maxlen=settings.workers)
+    while not stop.wait(0.2) and not fail_together(failures):
         for index, process in enumerate(processes):
             if process.exitcode is None:
                 continue
@@ -324,7 +372,8 @@ def _supervise(settings: ServerSettings, listening: socket.socket) -> None:
             logger.error("process died", extra={"fields": fields})
             multiprocess.mark_process_dead(process.pid)
             # Those that cannot start would fail again; those that were killed would not.
-            early += process.exitcode == CANNOT_START
+            if process.exitcode == CANNOT_START:
+                failures.append(time.monotonic())
             processes[index] = start()
     # The processes have the socket; a copy here would take connections that nobody answers.
     listening.close()
@@ -334,7 +383,7 @@ def _supervise(settings: ServerSettings, listening: socket.socket) -> None:
         process.join(settings.drain_seconds + settings.stop_seconds + 5)
         if process.exitcode is None:
             process.kill()
-    if early >= settings.workers:
+    if fail_together(failures):
         raise CheckpointError("the server's processes cannot start; their log has the reason.")
 
 

@@ -56,6 +56,8 @@ def run(tokenizer, session, texts):
     feed = {}
     for suffix, side in sides.items():
         rows = tokenizer.encode_batch(side)  # padded to the longest of the batch
+        for row in rows:
+            row.pad(1, pad_id=tokenizer.padding["pad_id"])  # there are texts without a token
         feed["input_ids" + suffix] = np.array([row.ids for row in rows], np.int64)
         feed["attention_mask" + suffix] = np.array([row.attention_mask for row in rows], np.int64)
         feed["token_type_ids" + suffix] = np.array([row.type_ids for row in rows], np.int64)
@@ -67,6 +69,7 @@ def answers(manifest, labels, output, mask):
     """Yield one JSON object a text."""
     if manifest.get("kind") == "encoder":  # (B, S, H): the mean over the tokens
         weights = mask[:, :, None].astype(np.float32)
+        weights[weights.sum(1)[:, 0] == 0, 0] = 1
         for vector in (output * weights).sum(1) / weights.sum(1):
             yield {"vector": vector.tolist()}
         return

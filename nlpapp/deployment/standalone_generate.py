@@ -44,26 +44,43 @@ def load(folder, precision="fp32"):
 
 
 def to_ids(vocabulary, manifest, text):
-    """Return the ids of a prompt: <eos> stands for the start of a text."""
+    """Return the ids of a prompt: <eos> stands for the start of each line."""
+    lines = [line_ids(vocabulary, manifest["unknown_id"], line) for line in text.split("\n")]
+    return [index for line in lines for index in (manifest["end_id"], *line)]
+
+
+def line_ids(vocabulary, unknown_id, line):
+    """Return the ids of a line."""
     if not isinstance(vocabulary, dict):
-        return [manifest["end_id"], *vocabulary.encode(text, add_special_tokens=False).ids]
+        return vocabulary.encode(line, add_special_tokens=False).ids
     if vocabulary["kind"] == "bytes":
-        return [manifest["end_id"], *text.encode()]
+        return list(line.encode())
     ids = {symbol: index for index, symbol in enumerate(vocabulary["symbols"])}
-    symbols = text.split() if vocabulary["kind"] == "words" else list(text)
-    found = [ids.get(symbol, manifest["unknown_id"]) for symbol in symbols]
+    symbols = line.split() if vocabulary["kind"] == "words" else list(line)
+    found = [ids.get(symbol, unknown_id) for symbol in symbols]
     if None in found:
         sys.exit(f"'{symbols[found.index(None)]}' is not in the vocabulary.")
-    return [manifest["end_id"], *found]
+    return found
 
 
 def to_text(vocabulary, ids, end_id):
     """Return the text of ids, a new line for each <eos>."""
+    lines: list[list[int]] = [[]]
+    for index in ids:
+        if index == end_id:
+            lines.append([])
+        else:
+            lines[-1].append(index)
+    return "\n".join(line_text(vocabulary, line) for line in lines)
+
+
+def line_text(vocabulary, ids):
+    """Return the text of a line."""
     if not isinstance(vocabulary, dict):
         return vocabulary.decode(ids)
     if vocabulary["kind"] == "bytes":
         return bytes(ids).decode(errors="replace")
-    symbols = ["\n" if index == end_id else vocabulary["symbols"][index] for index in ids]
+    symbols = [vocabulary["symbols"][index] for index in ids]
     return ("" if vocabulary["kind"] == "characters" else " ").join(symbols)
 
 

@@ -48,10 +48,7 @@ class Config:
     """Folder for the record of a check."""
 
     def __post_init__(self) -> None:
-        for name in ("port", "workers", "threads", "drain_seconds", "stop_seconds"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; use 0 or more.")
-        if self.port > 65535:
+        if not 0 <= self.port <= 65535:
             raise ConfigError(f"port is {self.port}; use 0 to 65535.")
         if self.check != (self.output_dir is not None):
             raise ConfigError("check and output_dir go together: give both or none.")

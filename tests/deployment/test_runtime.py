@@ -11,6 +11,7 @@ import torch
 from nlpapp.deployment.export import export_classifier, export_encoder
 from nlpapp.deployment.runtime import Encoder, Predictor, open_bundle, pool
 from nlpapp.errors import CheckpointError, ConfigError, DataError
+from nlpapp.text.student_vocabulary import word_tokenizer
 from tests.deployment.models import build_encoder, build_model, load_tokenizer
 
 TEXTS = [
@@ -185,6 +186,19 @@ def test_pairs_may_be_given_as_pairs(bundles):
         predictor.predict([("good", "bad"), "good"])
 
 
+@pytest.mark.parametrize("kind", ["text_cnn", "bilstm"])
+def test_a_text_without_a_token_has_a_prediction(kind, tmp_path):
+    words = word_tokenizer(["a good film", "bad cat"], min_frequency=1, max_words=9, lowercase=True)
+    options = {"max_seq_length": 9, "int8": False, "batches": 4}
+    export_classifier(build_model(kind), words, tmp_path / "words", **options)
+    predictor = Predictor(tmp_path / "words")
+    beside, _ = predictor.predict(["\u200b", "good film bad"])
+    for text in ("\u200b", "\ufeff", "\x00"):
+        assert len(predictor.read([text])[0][0]) == 0
+        (alone,) = predictor.predict([text])
+        assert alone["probabilities"] == pytest.approx(beside["probabilities"], abs=1e-6)
+
+
 def test_what_a_bundle_says_of_itself(bundles):
     predictor = open_bundle(bundles["bert"][0], threads=1)
     assert isinstance(predictor, Predictor) and predictor.labels == ["bad", "fine", "good"]
@@ -275,3 +289,5 @@ def test_pooling_leaves_padding_out():
     mask = np.array([[1, 1, 0]])
     assert pool(states, mask, "mean") == -2 and pool(states, mask, "max") == 1
     assert pool(states, mask, "cls") == 1
+    for pooling in ("mean", "max", "cls"):
+        assert pool(states, np.zeros((1, 3), int), pooling) == 1  # no token: the first padding

@@ -11,12 +11,14 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("prometheus_client")
 
+from nlpapp.deployment import serve
 from nlpapp.deployment.export import export_classifier
 from nlpapp.deployment.runtime import Predictor
 from nlpapp.deployment.serve import build_app, has_gone
 from nlpapp.deployment.serve_limits import LimitsConfig
 from nlpapp.deployment.serve_models import open_models
 from nlpapp.deployment.serve_process import BackgroundServer, ServerSettings
+from nlpapp.text.student_vocabulary import word_tokenizer
 from tests.deployment.models import build_model, load_tokenizer
 from tests.deployment.served import ask, write_encoder_bundle
 
@@ -34,12 +36,15 @@ def folders(tokenizer, tmp_path_factory):
     for name in ("bert", "bilstm"):
         export_classifier(build_model(name), tokenizer, folder / name, max_seq_length=16, batches=2)
     np.save(folder / "table.npy", write_encoder_bundle(folder / "vectors", tokenizer))
+    words = word_tokenizer(["a good film", "bad cat"], min_frequency=1, max_words=9, lowercase=True)
+    model = build_model("text_cnn")
+    export_classifier(model, words, folder / "words", max_seq_length=9, batches=2)
     return folder
 
 
 @pytest.fixture(scope="module")
 def url(folders):
-    names = ("bert", "bilstm", "vectors")
+    names = ("bert", "bilstm", "vectors", "words")
     settings = ServerSettings(
         models=[str(folders / name) for name in names], limits=LIMITS, drain_seconds=0.0
     )
@@ -94,7 +99,7 @@ def test_state_models_and_figures(url):
     assert ask(url, "/health")[:1] == (200,)
     assert ask(url, "/ready")[2] == {"status": "ready"}
     names = [model["name"] for model in ask(url, "/models")[2]["models"]]
-    assert names == ["bert", "bilstm", "vectors"]
+    assert names == ["bert", "bilstm", "vectors", "words"]
     assert 'nlpapp_requests_total{path="/health",status="200"}' in ask(url, "/metrics")[2]
     assert set(ask(url, "/openapi.json")[2]["paths"]) >= {"/predict", "/embed", "/explain"}
 
@@ -119,6 +124,7 @@ def test_state_models_and_figures(url):
         ("/embed", {"texts": ["a"], "layer": 5}, 422),
         ("/embed", {"texts": ["a"], "pooling": "sum"}, 422),
         ("/explain", {"text": "a " * 64}, 413),
+        ("/explain", {"text": ("ab " * 55).ljust(2000, "."), "pair": "x" * 2000}, 413),
         ("/predict/../../etc/passwd", {"texts": ["a"]}, 404),
     ],
 )
@@ -136,10 +142,21 @@ def test_other_methods_are_refused(url):
     assert (status, headers["allow"]) == (405, "POST")
 
 
-def test_odd_texts_are_answered(url):
+def test_words_are_counted_before_texts_without_them_are_made(url, monkeypatch):
+    made = []
+    monkeypatch.setattr(serve, "without_word", lambda *arguments: made.append(arguments))
+    status, _, found = ask(url, "/explain", {"text": "a " * 900})
+    assert status == 413 and found["error"].startswith("900 words; fewer than 64")
+    assert not made
+
+
+@pytest.mark.parametrize("model", ["bert", "words"])
+def test_odd_texts_are_answered(url, model):
     texts = ["\x00", "\U0001f600", "\u202e abc", "a" * 2000, "\ufeff.", "e\u0301", "<script>"]
-    status, _, found = ask(url, "/predict", {"texts": texts})
-    assert (status, len(found["predictions"])) == (200, len(texts))
+    texts += ["\u200b", "\ufeff"]  # of no token
+    for asked in (texts, *([text] for text in texts)):
+        status, _, found = ask(url, "/predict", {"texts": asked, "model": model})
+        assert (status, len(found["predictions"])) == (200, len(asked))
 
 
 def test_requests_of_many_clients_are_computed_together(url):

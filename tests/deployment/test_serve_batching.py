@@ -134,6 +134,41 @@ def test_rows_that_waited_too_long_are_not_computed():
     run(scenario, max_queue_seconds=0.5)
 
 
+def test_a_request_that_is_being_computed_does_not_wait_too_long():
+    async def scenario(batcher, compute):
+        compute.hold()
+        task = asyncio.create_task(batcher.submit([1, 2, 3]))
+        await asyncio.to_thread(compute.entered.wait, 10)
+        await asyncio.sleep(0.3)  # longer than rows may wait
+        compute.go_on.set()
+        assert await task == [2, 4, 6]
+        assert len(compute.batches) == 3
+
+    run(scenario, max_rows=1, max_queue_seconds=0.2)
+
+
+def test_a_fault_of_what_is_called_ends_the_requests_and_not_the_batcher():
+    seen = []
+
+    def observe(rows, seconds):
+        seen.append(rows)
+        if len(seen) == 1:
+            raise RuntimeError("no figures")
+
+    def is_gone():
+        raise RuntimeError("nobody knows")
+
+    async def scenario(batcher, compute):
+        with pytest.raises(RuntimeError, match="no figures"):
+            await batcher.submit([1])
+        with pytest.raises(RuntimeError, match="nobody knows"):
+            await batcher.submit([2], is_gone=is_gone)
+        assert batcher.alive and batcher.queued_rows == 0
+        assert await batcher.submit([3]) == [6]
+
+    run(scenario, observe=observe)
+
+
 def test_rows_that_nobody_waits_for_are_not_computed():
     async def scenario(batcher, compute):
         first = await hold_up(batcher, compute)

@@ -23,12 +23,19 @@ class Scripted(http.server.BaseHTTPRequestHandler):
             time.sleep(content)
             status, content = 200, {}
         data = json.dumps(content).encode()
+        if status == "garbage":
+            self.wfile.write(b"garbage\r\n\r\n")
+            self.close_connection = True
+            return
+        missing = 9 if status == "short" else 0
+        if status == "short":
+            status, self.close_connection = 200, True
         if status == "cut":
             status, data = 200, data[:-3]
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("content-length", str(len(data)))
+        self.send_header("content-length", str(len(data) + missing))
         self.end_headers()
         self.wfile.write(data)
 
@@ -70,6 +77,15 @@ def test_a_full_server_is_asked_again_after_retry_after(server, status, monkeypa
     assert waits == [2.0, 0.2]
 
 
+@pytest.mark.parametrize("after", ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "", "nan"])
+def test_a_retry_after_that_is_no_number_of_seconds_is_not_heeded(server, after, monkeypatch):
+    waits = []
+    monkeypatch.setattr(serve_client.time, "sleep", waits.append)
+    server.script = [(503, {"retry-after": after}, {}), GOOD]
+    assert Client(server.url).predict(["a"]) == [{"label": "good"}]
+    assert waits == [0.1]
+
+
 def test_refusals_are_not_asked_again(server):
     server.script = [(422, {}, {"error": "texts.0: empty"})]
     with pytest.raises(ValueError, match=r"422 .*texts\.0: empty"):
@@ -81,6 +97,9 @@ def test_broken_and_late_answers_are_asked_again(server):
     server.script = [("cut", {}, {"a": 1}), ("hang", {}, 0.6), GOOD]
     assert Client(server.url, timeout=0.2).predict(["a"]) == [{"label": "good"}]
     assert len(server.asked) == 3
+    server.script = [("short", {}, {"a": 1}), ("garbage", {}, {}), GOOD]
+    assert Client(server.url).predict(["a"]) == [{"label": "good"}]
+    assert len(server.asked) == 6
 
 
 def test_there_is_a_deadline(server):

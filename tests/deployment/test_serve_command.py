@@ -12,6 +12,7 @@ pytest.importorskip("prometheus_client")
 from nlpapp.deployment import serve_command
 from nlpapp.deployment.serve_command import main
 from nlpapp.deployment.serve_process import available_cores
+from nlpapp.errors import ConfigError
 
 
 def test_options_become_settings(monkeypatch, tmp_path):
@@ -25,6 +26,12 @@ def test_options_become_settings(monkeypatch, tmp_path):
     assert settings.models == ["a", "b=c"]
     assert (settings.workers, settings.threads) == (1, available_cores() + 1)
     assert settings.precision == "int8"
+
+
+@pytest.mark.parametrize("name", ["workers", "threads", "drain-seconds", "stop-seconds"])
+def test_options_below_zero_are_refused(name, capsys):
+    assert main(["a", f"--{name}", "-1"]) == ConfigError.exit_code
+    assert f"{name.replace('-', '_')} is -1" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_bundle_ends_with_its_name(tmp_path, capsys):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from nlpapp.deployment.serve_limits import Guard, Key, LimitsConfig, if_there, refuse
+from nlpapp.deployment.serve_limits import CROWDED, Guard, Key, LimitsConfig, if_there, refuse
 from nlpapp.deployment.serve_log import JsonLines
 from nlpapp.errors import ConfigError
 
@@ -23,7 +23,17 @@ async def fail(scope, receive, send):
     raise ValueError(SECRET)
 
 
-def ask(app, parts=(b"",), *, path="/predict", headers=(), limits=None, method="POST", **options):
+def ask(
+    app,
+    parts=(b"",),
+    *,
+    path="/predict",
+    headers=(),
+    limits=None,
+    method="POST",
+    state=(),
+    **options,
+):
     """Return (status, headers, body) of a request whose body comes in ``parts``."""
     guard = Guard(app, limits=limits or LimitsConfig(), paths=("/predict",), **options)
     guard.draining = ask.draining
@@ -42,6 +52,7 @@ def ask(app, parts=(b"",), *, path="/predict", headers=(), limits=None, method="
         sent.append(message)
 
     scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+    scope["state"] = dict(state)
     asyncio.run(guard(scope, receive, send))
     if not sent:
         return None
@@ -118,6 +129,16 @@ def test_the_key_is_asked_for(headers, status):
 def test_probes_and_the_page_need_no_key():
     assert ask(echo, path="/health", method="GET", key=KEY)[0] == 200
     assert ask(echo, path="/models", method="GET", key=KEY)[0] == 401
+
+
+def test_connections_beyond_the_limit_are_for_probes_alone():
+    options = {"state": {CROWDED: True}, "limits": LimitsConfig(max_connections=5)}
+    status, headers, body = ask(echo, **options)
+    assert status == 503 and "5 connections are open" in json.loads(body)["error"]
+    assert (headers[b"retry-after"], headers[b"connection"]) == (b"1", b"close")
+    assert ask(echo, path="/models", method="GET", **options)[0] == 503
+    for path in ("/health", "/ready"):
+        assert ask(echo, path=path, method="GET", **options)[0] == 200
 
 
 def test_short_keys_are_refused():

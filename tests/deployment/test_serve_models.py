@@ -6,9 +6,10 @@ from nlpapp.deployment.runtime import Predictor
 from nlpapp.deployment.serve_models import (
     Word,
     batch_key,
+    find_words,
     open_models,
     split_name,
-    without_each_word,
+    without_word,
     word_weights,
 )
 from nlpapp.errors import CheckpointError, ConfigError, DataError
@@ -122,6 +123,8 @@ def test_models_are_named_by_their_folder_or_by_the_user(entry, name):
 def test_names_that_cannot_stand_in_a_request_are_refused(folders):
     with pytest.raises(ConfigError, match="'../x' cannot name a model"):
         split_name("../x=runs/sst2")
+    with pytest.raises(ConfigError, match="write name=folder: name=runs/lr=1e-4/bundle"):
+        split_name("runs/lr=1e-4/bundle")
     with pytest.raises(ConfigError, match="two models have the name 'one'"):
         open_models([f"one={folders / 'classes'}", f"one={folders / 'scores'}"])
     with pytest.raises(ConfigError, match="give --models"):
@@ -142,7 +145,9 @@ def test_folders_that_are_no_bundle_or_were_changed_are_refused(folders, tmp_pat
 
 
 def test_each_word_is_left_out_in_turn():
-    words, rows = without_each_word(("It's so good!", "na\u00efve \U0001f600 no"))
+    whole = ("It's so good!", "na\u00efve \U0001f600 no")
+    words = find_words(whole)
+    rows = [without_word(whole, word) for word in words]
     assert words == [
         *(Word(0, 0, 4), Word(0, 5, 7), Word(0, 8, 12)),
         *(Word(1, 0, 5), Word(1, 8, 10)),
@@ -153,7 +158,8 @@ def test_each_word_is_left_out_in_turn():
 
 
 def test_a_lone_word_is_not_left_out():
-    assert without_each_word(("good!", None)) == ([], [])
+    assert find_words(("good!", None)) == []
+    assert find_words(("good!", "not bad")) == [Word(1, 0, 3), Word(1, 4, 7)]
 
 
 def test_weights_are_differences_of_the_whole_texts_label():

@@ -154,6 +154,17 @@ def test_a_pair_is_compared_and_what_is_shown_has_contrast(page):
 
 
 @needs_chromium
+def test_only_the_last_of_two_comparisons_is_shown(page):
+    for text in ("a good film", "a bad cat"):
+        page.run(f"at('text').value = '{text}'; at('form').requestSubmit()")
+    page.wait_for("at('state').textContent === 'Done.'")
+    page.run("new Promise(done => setTimeout(done, 200))")
+    for side in ("left", "right"):
+        marks = f"[...document.querySelectorAll('#{side} mark')].map(m => m.firstChild.data)"
+        assert page.run(marks) == ["a", "bad", "cat"]
+
+
+@needs_chromium
 def test_every_field_has_a_label_and_an_empty_text_is_named(page):
     unnamed = "[...document.querySelectorAll('input, select, textarea')].filter(n => !n.labels[0])"
     assert page.run(f"{unnamed}.length") == 0

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import http.client
 import json
@@ -8,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import urllib.parse
+from collections import deque
 
 import psutil
 import pytest
@@ -22,8 +25,11 @@ from nlpapp.deployment.export import export_classifier
 from nlpapp.deployment.serve_limits import LimitsConfig
 from nlpapp.deployment.serve_process import (
     BackgroundServer,
+    DrainingServer,
     ServerSettings,
     bind,
+    fail_together,
+    make_config,
     take_no_more,
 )
 from nlpapp.errors import ConfigError
@@ -165,11 +171,16 @@ def test_processes_that_cannot_start_end_the_server(bundle, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def impatient(bundle):
+def impatient_server(bundle):
     limits = LimitsConfig(read_seconds=0.3)
     settings = ServerSettings(models=[str(bundle)], limits=limits, drain_seconds=0.0)
     with BackgroundServer(settings) as server:
-        yield server.url
+        yield server
+
+
+@pytest.fixture
+def impatient(impatient_server):
+    return impatient_server.url
 
 
 def connect(url):
@@ -229,6 +240,96 @@ def test_closed_connections_leave_the_server_as_it_was(impatient):
             with connect(impatient) as connection:
                 connection.sendall(sent)
     assert ask(impatient, "/predict", BODY)[0] == 200
+
+
+def test_a_client_that_reads_no_answer_is_left(impatient_server):
+    connections = impatient_server._server.server_state.connections
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        address = urllib.parse.urlsplit(impatient_server.url)
+        client.connect((address.hostname, address.port))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 600)  # 6 MB of answers
+        end = time.monotonic() + 30
+        while not any(connection.flow.write_paused for connection in list(connections)):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        while connections:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert ask(impatient_server.url, "/ready")[0] == 200
+
+
+@pytest.fixture(scope="module")
+def small(bundle):
+    """A server that has a key and takes two connections."""
+    limits = LimitsConfig(max_connections=2)
+    settings = ServerSettings(models=[str(bundle)], limits=limits, drain_seconds=0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(serve_process.API_KEY, "correct horse")
+        with BackgroundServer(settings) as server:
+            yield server.url
+
+
+LONG = b"GET /health HTTP/1.1\r\nHost: a\r\nx: %s\r\n\r\n" % (b"y" * 30_000)
+
+
+@pytest.mark.parametrize("before", [b"", LONG])
+def test_a_head_without_end_closes_the_connection(small, before):
+    with connect(small) as connection:
+        connection.sendall(before + b"GET /health HTTP/1.1\r\nHost: a\r\nx: ")
+        with pytest.raises(OSError):
+            for _ in range(2000):
+                connection.sendall(b"y" * 2**14)
+
+
+def test_heads_that_fit_are_answered_however_many_there_are(small):
+    with connect(small) as connection:
+        for _ in range(5):
+            connection.sendall(LONG[:20_000])
+            time.sleep(0.01)  # in two parts
+            connection.sendall(LONG[20_000:])
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_connections_beyond_the_limit_are_answered_503_but_not_to_probes(small):
+    key = {"x-api-key": "correct horse"}
+    with connect(small) as first, connect(small):
+        status, headers, content = ask(small, "/predict", BODY, headers=key)
+        assert (status, headers["retry-after"], headers["connection"]) == (503, "1", "close")
+        assert content == {"error": "2 connections are open, as many as may be."}
+        assert ask(small, "/health")[0] == ask(small, "/ready")[0] == 200
+        first.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert first.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_a_key_in_the_environment_is_asked_for(small):
+    for headers in ({}, {"x-api-key": "wrong horse"}):
+        status, found, _ = ask(small, "/predict", BODY, headers=headers)
+        assert (status, found["www-authenticate"]) == (401, "Bearer")
+    assert ask(small, "/predict", BODY, headers={"x-api-key": "correct horse"})[0] == 200
+
+
+@pytest.mark.parametrize(("parent", "ends"), [(None, False), (1, True), (77, False)])
+def test_a_process_ends_with_the_server_it_is_part_of(monkeypatch, parent, ends):
+    server = DrainingServer(make_config(ServerSettings(models=["a"])))
+    found = None if parent is None else types.SimpleNamespace(pid=parent)
+    monkeypatch.setattr(serve_process.multiprocessing, "parent_process", lambda: found)
+    monkeypatch.setattr(serve_process.os, "getppid", lambda: 77)  # not who started it
+    assert asyncio.run(server.on_tick(1)) is ends
+
+
+def test_half_a_second_to_stop_is_not_none():
+    assert make_config(ServerSettings(models=["a"], stop_seconds=0.5)).timeout_graceful_shutdown
+    with pytest.raises(ConfigError, match="stop_seconds is inf"):
+        ServerSettings(models=["a"], stop_seconds=float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [([], False), ([0.0, 1.0], False), ([0.0, 1.0, 2.0], True), ([0.0, 1.0, 1e6], False)],
+)
+def test_failures_long_apart_are_not_one(seconds, expected):
+    assert fail_together(deque(seconds, maxlen=3)) is expected
 
 
 def test_a_taken_port_and_an_odd_host_are_named():

@@ -9,6 +9,7 @@ import pytest
 from nlpapp.deployment import standalone
 from nlpapp.deployment.export import export_classifier, export_encoder
 from nlpapp.deployment.runtime import Encoder, Predictor
+from nlpapp.text.student_vocabulary import word_tokenizer
 from tests.deployment.models import build_encoder, build_model, load_tokenizer
 
 BLOCKED = textwrap.dedent("""
@@ -40,6 +41,8 @@ def bundles(tiny_tokenizer_folder, tmp_path_factory):
         build_model("bilstm", labels={0: "score"}), tokenizer, root / "regression", **options
     )
     export_encoder(build_encoder("distilbert"), tokenizer, root / "encoder", **options)
+    words = word_tokenizer(["a good film", "bad cat"], min_frequency=1, max_words=9, lowercase=True)
+    export_classifier(build_model("text_cnn"), words, root / "words", int8=False, **options)
     return root
 
 
@@ -83,6 +86,13 @@ def test_pairs_scores_and_vectors(bundles):
     vectors = ask(bundles / "encoder", "a cat", "the dog sat on the mat")
     expected = Encoder(bundles / "encoder").encode(["a cat", "the dog sat on the mat"])
     np.testing.assert_allclose([entry["vector"] for entry in vectors], expected, atol=1e-5)
+
+
+def test_a_text_without_a_token_has_a_prediction(bundles):
+    for text in ("\u200b", "\ufeff"):
+        (found,) = ask(bundles / "words", text)
+        (expected,) = Predictor(bundles / "words").predict([text])
+        assert found["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
 
 
 def test_a_changed_file_is_refused(bundles, tmp_path):

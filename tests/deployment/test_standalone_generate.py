@@ -28,7 +28,8 @@ def test_words_and_characters():
     words = {"kind": "words", "symbols": ["<eos>", "<unk>", "a", "b"]}
     manifest = {"end_id": 0, "unknown_id": 1}
     assert standalone_generate.to_ids(words, manifest, "a b z") == [0, 2, 3, 1]
-    assert standalone_generate.to_text(words, [2, 0, 3], 0) == "a \n b"
+    assert standalone_generate.to_text(words, [2, 0, 3], 0) == "a\nb"
+    assert standalone_generate.to_ids(words, manifest, "a\nb\n") == [0, 2, 0, 3, 0]
     letters = {"kind": "characters", "symbols": ["<eos>", "a", "b", " "]}
     assert standalone_generate.to_text(letters, [1, 3, 2], 0) == "a b"
     with pytest.raises(SystemExit, match="'z' is not in the vocabulary"):

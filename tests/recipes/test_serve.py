@@ -11,6 +11,7 @@ pytest.importorskip("prometheus_client")
 from nlpapp.deployment import serve_process
 from nlpapp.deployment.export import export_classifier
 from nlpapp.deployment.runtime import Predictor
+from nlpapp.deployment.serve_limits import LimitsConfig
 from nlpapp.errors import CheckpointError, ConfigError
 from nlpapp.recipes import serve
 from tests.deployment.models import build_model, load_tokenizer
@@ -50,8 +51,9 @@ def test_a_check_asks_each_model_and_leaves_its_record(folders, tmp_path, monkey
 def test_options_that_cannot_be_run_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="port is 70000"):
         serve.Config(models=["x"], port=70000)
-    with pytest.raises(ConfigError, match="workers is -1"):
-        serve.Config(models=["x"], workers=-1)
+    for name in ("workers", "threads", "drain_seconds", "stop_seconds"):
+        with pytest.raises(ConfigError, match=f"{name} is -1"):
+            serve.run(serve.Config(models=["x"], **{name: -1}))
     with pytest.raises(ConfigError, match="go together"):
         serve.Config(models=["x"], check=True)
     with pytest.raises(CheckpointError, match="is not a bundle"):
@@ -61,10 +63,19 @@ def test_options_that_cannot_be_run_are_refused(tmp_path):
 def test_settings_go_to_the_processes(folders, monkeypatch):
     found = []
     monkeypatch.setattr(serve_process, "serve", lambda *arguments: found.append(arguments))
-    config = serve.Config(models=[str(folders / "small")], port=0, workers=3, threads=2)
+    limits = LimitsConfig(max_rows=7, max_wait_ms=1.5)
+    config = serve.Config(
+        models=[str(folders / "small")],
+        port=0,
+        workers=3,
+        threads=2,
+        precision="int8",
+        limits=limits,
+    )
     assert serve.run(config) == {}
     ((settings, listening),) = found
     assert (settings.workers, settings.threads) == (3, 2)
+    assert (settings.precision, settings.limits) == ("int8", limits)
     assert listening.getsockname()[1] > 0
     listening.close()
 
