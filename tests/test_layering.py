@@ -43,6 +43,7 @@ COMPOSING_RECIPES = {
     "ablation",
     "ablation_costs",
     "ablation_plan",
+    "export",
     "multitask",
     "multitask_results",
 }

@@ -29,6 +29,7 @@ from nlpapp.deployment.parity import Feed
 from nlpapp.errors import ConfigError
 
 FLOAT16_LARGEST = 65504.0
+ARITHMETIC = ("Abs", "Add", "Cast", "Ceil", "Div", "Floor", "Log", "Mul", "Neg", "Round", "Sub")
 
 
 def quantize(source: Path, target: Path) -> float:
@@ -47,8 +48,8 @@ def quantize(source: Path, target: Path) -> float:
 def quantize_with_data(source: Path, target: Path, feeds: Sequence[Feed]) -> float:
     """Write ``source`` in int8 with fixed ranges of activations; return the share of 8-bit weights.
 
-    Products with a weight get the ranges that ``feeds`` show. Embeddings and LSTMs, for which
-    onnxruntime has no fixed ranges, are quantised as `quantize` does.
+    Products and convolutions with a weight get the ranges that ``feeds`` show. Embeddings and
+    LSTMs, for which onnxruntime has no fixed ranges, are quantised as `quantize` does.
 
     Raises:
         ConfigError: there are no calibration batches.
@@ -72,7 +73,7 @@ def quantize_with_data(source: Path, target: Path, feeds: Sequence[Feed]) -> flo
             proto,
             between,
             _Reader(feeds),
-            op_types_to_quantize=["MatMul", "Gemm"],
+            op_types_to_quantize=["MatMul", "Gemm", "Conv"],
             nodes_to_exclude=excluded,
             per_channel=True,
             reduce_range=True,
@@ -90,11 +91,38 @@ def to_float16(source: Path, target: Path) -> None:
     """Write ``source`` with 16-bit floats inside; its inputs and outputs stay as they are."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
+    proto = onnx.load(source)
     with _no_console_handler():
         proto = convert_float_to_float16(
-            onnx.load(source), keep_io_types=True, max_finite_val=FLOAT16_LARGEST
+            proto,
+            keep_io_types=True,
+            max_finite_val=FLOAT16_LARGEST,
+            node_block_list=_nodes_before_integers(proto),
         )
     onnx.save(proto, target)
+
+
+def _nodes_before_integers(proto: onnx.ModelProto) -> list[str]:
+    """Return the names of the nodes that compute what is cut to an integer.
+
+    Such as the bucket of a distance between positions, from its logarithm: with 16 bits it would
+    fall short of the integer that it is.
+    """
+    makers = {output: node for node in proto.graph.node for output in node.output}
+    found: dict[str, onnx.NodeProto] = {}
+    rest = [
+        makers[node.input[0]]
+        for node in proto.graph.node
+        if node.op_type == "Cast"
+        and node.attribute[0].i in (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
+        and node.input[0] in makers
+    ]
+    while rest:
+        node = rest.pop()
+        if node.op_type in ARITHMETIC and node.name not in found:
+            found[node.name] = node
+            rest += [makers[name] for name in node.input if name in makers]
+    return list(found)
 
 
 class _Reader(CalibrationDataReader):

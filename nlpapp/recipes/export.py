@@ -5,28 +5,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from transformers import AutoModel
 
-from nlpapp.data.classification import read_examples
-from nlpapp.data.classification_sets import usual_metrics
-from nlpapp.data.glue_tasks import get_task, read_task
 from nlpapp.deployment import export as bundles
 from nlpapp.errors import ConfigError
-from nlpapp.evaluation.predictions import score_with_intervals
 from nlpapp.evaluation.report import write_run_report
 from nlpapp.models import pretrained
 from nlpapp.models.bilstm import BiLstmSizeConfig, build_bilstm
-from nlpapp.models.classifiers import align_labels, label_names_of, local_folder
+from nlpapp.models.classifiers import local_folder
 from nlpapp.models.language_models import TransformerXLSizeConfig, open_language_model
+from nlpapp.recipes.export_data import calibration_texts, read_dev_set
 from nlpapp.text.vocabulary import load_vocabulary
 from nlpapp.text.wordpiece import fingerprint, load_tokenizer
 from nlpapp.training.fit import set_seed
 from nlpapp.training.run_folder import RunFolder
 
 logger = logging.getLogger("nlpapp")
-
-CALIBRATION_TEXTS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +105,16 @@ def run(config: Config) -> dict[str, float]:
         pretrained.check_tokenizer_fits(
             model, vocab_size=len(tokenizer), fingerprint=fingerprint(tokenizer)
         )
-        options |= {"max_seq_length": config.max_seq_length, "calibration": _calibration(config)}
+        options |= {
+            "max_seq_length": config.max_seq_length,
+            "calibration": calibration_texts(config),
+        }
         if kind == "encoder":
             metrics = bundles.export_encoder(
                 model, tokenizer, bundle, layers=config.layers, **options
             )
         else:
-            dev = _dev_set(config, model, options["facts"])
+            dev = read_dev_set(config, model, options["facts"])
             metrics = bundles.export_classifier(model, tokenizer, bundle, dev=dev, **options)
     logger.info("bundle: %s", bundle)
     logger.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
@@ -132,10 +129,17 @@ def _kind(config: Config, folder: Path | None) -> str:
     if folder is None or config.kind != "auto":
         return "classifier" if config.kind == "auto" else config.kind
     found = pretrained.read_config(folder)
-    if found.model_type == "transformer_xl":
+    classifies = any("SequenceClassification" in head for head in found.architectures or [])
+    if found.model_type == "transformer_xl" and not classifies:
         return "language-model"
-    heads = found.architectures or ["SequenceClassification"]
-    return "classifier" if any("SequenceClassification" in head for head in heads) else "encoder"
+    if found.architectures and not classifies:
+        return "encoder"
+    if classifies and found.model_type not in bundles.SUPPORTED:
+        raise ConfigError(
+            f"{folder} holds a classifier of type '{found.model_type}', whose export is not "
+            f"supported; supported are {', '.join(bundles.SUPPORTED)}."
+        )
+    return "classifier"
 
 
 def _load(config: Config, folder: Path | None, tokenizer: Any, kind: str) -> Any:
@@ -150,50 +154,4 @@ def _load(config: Config, folder: Path | None, tokenizer: Any, kind: str) -> Any
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         label_names=("LABEL_0", "LABEL_1"),
-    )
-
-
-def _calibration(config: Config) -> list[Any]:
-    if config.calibration_file is None:
-        return []
-    examples = read_examples(
-        config.calibration_file,
-        text_column=config.text_column,
-        text_pair_column=config.text_pair_column,
-    )
-    firsts, seconds = examples.texts_a[:CALIBRATION_TEXTS], examples.texts_b
-    return list(firsts if seconds is None else zip(firsts, seconds, strict=False))
-
-
-def _dev_set(config: Config, model: Any, facts: dict[str, str]) -> bundles.DevSet | None:
-    """Return the labelled rows, and note in the card's ``facts`` what they are."""
-    if config.file is None and config.task is None:
-        return None
-    names = label_names_of(model)
-    if config.task is not None:
-        task = get_task(config.task)
-        examples, metrics = read_task(task, str(config.data_dir), task.dev_splits[0]), task.metrics
-    else:
-        examples = read_examples(
-            str(config.file),
-            text_column=config.text_column,
-            text_pair_column=config.text_pair_column,
-            label_column=config.label_column,
-            label_names=None if names and names[0].startswith("LABEL_") else names,
-            require_labels=True,
-        )
-        metrics = usual_metrics(examples.label_names)
-    outputs = align_labels(names, examples.label_names)
-    facts["data of the metrics"] = examples.source
-
-    def score(logits: np.ndarray) -> dict[str, float]:
-        ordered = logits[:, outputs] if outputs else logits
-        return score_with_intervals(ordered, examples.known_labels, metrics, seed=config.seed)
-
-    return bundles.DevSet(
-        texts=examples.texts_a,
-        pairs=examples.texts_b,
-        score=score,
-        metric=metrics[0],
-        max_metric_drop=config.max_metric_drop,
     )

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from nlpapp.deployment.language_runtime import LanguageModel
@@ -116,6 +118,17 @@ def test_the_kind_is_read_from_the_model(tiny_tokenizer_folder, tmp_path):
         model=str(tmp_path / "encoder"), output_dir=str(tmp_path / "x"), file="dev.tsv"
     )
     with pytest.raises(ConfigError, match="are for classifiers; this is a model of kind encoder"):
+        export.run(config)
+
+
+def test_a_classifier_that_cannot_be_exported_is_called_one(tmp_path):
+    facts = {
+        "model_type": "transformer_xl",
+        "architectures": ["TransformerXLForSequenceClassification"],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    config = export.Config(model=str(tmp_path), output_dir=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="a classifier of type 'transformer_xl', whose export"):
         export.run(config)
 
 
