@@ -206,7 +206,7 @@ def _without_known(
     rows: list[int] = []
     for number, sides in enumerate(drawn):
         digest = _digest(sides)
-        if digest not in seen:
+        if digest not in seen and all(sides):  # What is made of an empty text is empty.
             seen.add(digest)
             texts.append(sides)
             rows.append(start + number // n_iter)

@@ -63,6 +63,11 @@ class Examples:
         return list(zip(*sides, strict=True))
 
     @property
+    def rows_with_text(self) -> list[int]:
+        """The rows that have a text, and of pairs both, which are not blank."""
+        return [row for row, sides in enumerate(self.texts) if all(map(str.strip, sides))]
+
+    @property
     def known_labels(self) -> np.ndarray:
         """The labels; DataError for a set that has none."""
         if self.labels is None:
@@ -129,17 +134,15 @@ def read_chunks(
     Raises:
         DataError: as `read_examples`.
     """
-    # Lists are the labels of rows that may have several; they are not read here.
-    table = open_table(path, header=header, list_separator=", ")
-    text, pair = _text_columns(table, text_column, text_pair_column)
-    text_position = table.position(text)
-    pair_position = table.position(pair) if pair is not None else None
+    table = open_table(path, header=header)
+    columns = [name for name in _text_columns(table, text_column, text_pair_column) if name]
+    rows = table.rows(*columns)
     found = False
-    while rows := [values for _, values in islice(table.rows, chunk_rows)]:
+    while chunk := [values for _, values in islice(rows, chunk_rows)]:
         found = True
         yield Examples(
-            texts_a=[row[text_position] for row in rows],
-            texts_b=[row[pair_position] for row in rows] if pair_position is not None else None,
+            texts_a=[row[0] for row in chunk],
+            texts_b=[row[1] for row in chunk] if len(columns) == 2 else None,
             source=str(table.path),
         )
     if not found:
@@ -176,27 +179,27 @@ def examples_from_table(
     ``label_words`` are the classes as the file spells them, in the order of ``label_names`` (GLUE
     writes 0 and 1 for classes that have names). For the rest see `read_examples`.
     """
-    positions = [table.position(text_column)]
-    positions += [table.position(text_pair_column)] if text_pair_column is not None else []
-    label_position = table.position(label_column) if label_column is not None else None
-    texts: tuple[list[str], ...] = tuple([] for _ in positions)
+    names_of_texts = [text_column, *([text_pair_column] if text_pair_column is not None else [])]
+    texts: tuple[list[str], ...] = tuple([] for _ in names_of_texts)
     words: list[str] = []
     lines: list[int] = []
-    for line, values in table.rows:
-        for column, position in zip(texts, positions, strict=True):
-            column.append(values[position])
-        if label_position is not None:
-            words.append(values[label_position].strip())
+    labelled = [label_column] if label_column is not None else []
+    for line, values in table.rows(*names_of_texts, *labelled):
+        for column, text in zip(texts, values, strict=False):
+            column.append(text)
+        if labelled:
+            words.append(values[-1].strip())
         lines.append(line)
     if not lines:
         raise DataError(f"{table.path}: the file holds no rows.")
-    empty = [line for line, text in zip(lines, texts[0], strict=True) if not text.strip()]
-    if empty:
-        first = ", ".join(map(str, empty[:5])) + (" ..." if len(empty) > 5 else "")
-        logger.warning(
-            "%s: %d of %d rows have an empty text (lines %s).",
-            *(table.path, len(empty), len(lines), first),
-        )
+    for column, words_for in zip(texts, ("text", "second text"), strict=False):
+        empty = [line for line, text in zip(lines, column, strict=True) if not text.strip()]
+        if empty:
+            first = ", ".join(map(str, empty[:5])) + (" ..." if len(empty) > 5 else "")
+            logger.warning(
+                "%s: %d of %d rows have an empty %s (lines %s).",
+                *(table.path, len(empty), len(lines), words_for, first),
+            )
     names = tuple(label_names or ())
     labels: np.ndarray | None = None
     found = LabelWords(table.path, words, lines)
@@ -222,6 +225,12 @@ def examples_from_table(
 def check_trainable(examples: Examples) -> None:
     """Raise DataError unless ``examples`` have labels, and more than one class or score."""
     labels = examples.known_labels
+    if examples.multi_label and len(examples.label_names) == 1:
+        raise DataError(
+            f"{examples.source}: '{examples.label_names[0]}' is the only class; with "
+            "--label_separator there must be two or more. Give the rows without it a class of "
+            "their own and leave --label_separator out, or check --label_column."
+        )
     if np.all(labels == labels[0]):
         label = labels[0]
         if examples.multi_label:
@@ -284,6 +293,18 @@ class EncodedExamples:
 
     def __len__(self) -> int:
         return len(self.input_ids)
+
+
+def encode_for(
+    model: Any, tokenizer: Any, examples: Examples, *, max_seq_length: int
+) -> EncodedExamples:
+    """Return ``examples`` as the classifier ``model`` reads them, pairs apart if it is siamese."""
+    return EncodedExamples(
+        examples,
+        tokenizer,
+        max_seq_length=max_seq_length,
+        separate_pair=getattr(model.config, "siamese", False),
+    )
 
 
 class ClassificationCollator:

@@ -97,7 +97,7 @@ def read_sets(
     header: bool = True,
     regression: bool = False,
     dev_share: float | None = None,
-    seed: int = 42,
+    split_seed: int = 42,
 ) -> ClassificationSets:
     """Read a GLUE ``task`` from ``data_dir``, or files of one's own.
 
@@ -114,7 +114,7 @@ def read_sets(
         header: whether TSV and CSV files name their columns.
         regression: whether labels are scores.
         dev_share: of the training rows, where there is no ``dev_file``; absent: `DEV_SHARE`.
-        seed: of the rows that are taken out.
+        split_seed: of the choice of these rows; runs with the same one share them.
 
     Raises:
         ConfigError: if the options name neither a task nor a file, or both.
@@ -154,7 +154,8 @@ def read_sets(
     if dev_file is not None:
         dev = read(dev_file, names, label_column)
     else:
-        train, dev = split_examples(train, DEV_SHARE if dev_share is None else dev_share, seed=seed)
+        share = DEV_SHARE if dev_share is None else dev_share
+        train, dev = split_examples(train, share, seed=split_seed)
         check_trainable(train)
         logger.info("no dev_file: %d rows of %s choose the best epoch", len(dev), train_file)
     test = {}

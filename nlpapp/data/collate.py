@@ -19,8 +19,11 @@ from nlpapp.errors import ConfigError
 
 
 def pad_rows(rows: Sequence[np.ndarray | Sequence[int]], value: int) -> torch.Tensor:
-    """Return ``rows`` as one (B, S) int64 tensor, filled on the right with ``value``."""
-    width = max((len(row) for row in rows), default=0)
+    """Return ``rows`` as one (B, S) int64 tensor, filled on the right with ``value``.
+
+    S is at least 1: no model reads a batch without positions, were all its texts empty.
+    """
+    width = max([1, *map(len, rows)])
     padded = np.full((len(rows), width), value, dtype=np.int64)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 
 from nlpapp.data.classification import Examples, examples_from_table
-from nlpapp.data.table_files import open_table
+from nlpapp.data.table_files import open_parquet, open_table
 from nlpapp.errors import ConfigError, DataError, nearest
 
 logger = logging.getLogger(__name__)
@@ -242,7 +241,7 @@ def read_task(task: GlueTask, folder: str | Path, split: str) -> Examples:
         if tsv is not None:
             examples = _read_tsv(task, tsv, split)
         elif parquet:
-            tables = [pyarrow.parquet.read_table(path).to_pydict() for path in parquet]
+            tables = [open_parquet(path).read().to_pydict() for path in parquet]
             columns = {name: [v for table in tables for v in table[name]] for name in tables[0]}
             examples = _from_columns(task, columns, source=str(parquet[0]))
         else:
@@ -348,17 +347,33 @@ def _read_hub(task: GlueTask, split: str) -> Examples:
 
 
 def _from_columns(task: GlueTask, columns: Mapping[str, Iterable], *, source: str) -> Examples:
-    """Make examples of the Hub's columns; its labels are class indices, -1 where hidden."""
+    """Make examples of the Hub's columns; its labels are class indices, -1 where hidden.
+
+    Raises:
+        DataError: a column is absent, a value is null, or a label is none of the task's.
+    """
     names = task.hub_columns or task.columns
     for name in names:
         if name not in columns:
             there = ", ".join(columns)
             raise DataError(f"{source}: there is no column '{name}'; there are {there}.")
-    dtype = np.float32 if task.regression else np.int64
-    labels: np.ndarray = np.array(list(columns.get("label", [])), dtype=dtype)
+    texts = [list(columns[name]) for name in names]
+    values = list(columns.get("label", []))
+    for name, column in zip((*names, "label"), (*texts, values), strict=True):
+        if None in column:
+            raise DataError(
+                f"{source}, row {column.index(None) + 1}: '{name}' is null; the copy is damaged. "
+                f"Fetch {HUB_NAME} again."
+            )
+    labels: np.ndarray = np.array(values, dtype=np.float32 if task.regression else np.int64)
+    if not task.regression and len(labels) and labels.max() >= len(task.labels):
+        raise DataError(
+            f"{source}, row {labels.argmax() + 1}: label {labels.max()}; task {task.name} has "
+            f"the classes 0 to {len(task.labels) - 1}. The copy is damaged: fetch {HUB_NAME} again."
+        )
     return Examples(
-        texts_a=list(columns[names[0]]),
-        texts_b=list(columns[names[1]]) if len(names) == 2 else None,
+        texts_a=texts[0],
+        texts_b=texts[1] if len(names) == 2 else None,
         labels=labels if len(labels) and labels.min() >= 0 else None,
         label_names=task.labels,
         source=source,

@@ -23,6 +23,9 @@ WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\s{IDEOGRAPHS}]+")
 OPENING, CLOSING = '"([{“‘', '.,;:!?…)]}"”'
 """Punctuation that text without blanks before it leaves on a word. No apostrophes: 's is a word."""
 
+OTHER = "X"
+"""The part of speech of a word that is none of the others, as universal tags call it."""
+
 Tagger = Callable[[str], tuple[list[str], list[str]]]
 """A text to its words, none with white space in it, and the part of speech of each."""
 
@@ -67,7 +70,7 @@ def load_tagger(name: str) -> Tagger:
     """Return the tagger ``name``; a process loads it once.
 
     Raises:
-        ConfigError: as `check_tagger`.
+        ConfigError: as `check_tagger`; when it is used, if it tells no parts of speech.
     """
     check_tagger(name)
     if name == "hanta":
@@ -116,7 +119,13 @@ def _spacy(model: str) -> Tagger:
     def tag(text: str) -> tuple[list[str], list[str]]:
         tokens = [token for token in pipeline(text) if not token.is_space]
         # The fine tags tell "film" from "films"; a pipeline without them has the coarse ones.
-        return [token.text for token in tokens], [token.tag_ or token.pos_ for token in tokens]
+        tags = [token.tag_ or token.pos_ for token in tokens]
+        if tokens and not any(tags):
+            raise ConfigError(
+                f"tagger: spaCy's pipeline '{model}' gives no parts of speech; take one with a "
+                "tagger, such as en_core_web_sm."
+            )
+        return [token.text for token in tokens], [tag or OTHER for tag in tags]
 
     return tag
 

@@ -7,7 +7,9 @@ object. An empty line holds no row, in every format. A "line" of parquet is a ro
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,7 +34,13 @@ csv.field_size_limit(MAX_FIELD_CHARACTERS)
 Lines = Iterator[tuple[int, str]]
 """(line number, text); lines count from 1."""
 Rows = Iterator[tuple[int, list[str]]]
-"""(line number, one value for each column)."""
+"""(line number, one text for each column)."""
+RawRows = Iterator[tuple[int, Sequence[Any]]]
+"""(line number, one value for each column as the file holds it, or `ABSENT`)."""
+ABSENT = object()
+"""The value of a key that a JSONL line lacks."""
+LFS_POINTER = b"version https://git-lfs"
+"""The first bytes of what a clone without git LFS holds in place of a large file."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,37 @@ class Table:
 
     path: Path
     columns: tuple[str, ...]
-    rows: Rows
+    raw: RawRows
+    list_separator: str | None = None
+    """Put between the items of a list, which becomes one text; None refuses lists."""
+
+    def rows(self, *columns: str) -> Rows:
+        """Return an iterator over (line number, texts of ``columns``); other columns do not matter.
+
+        Raises:
+            DataError: if there is no such column; while reading, at a value that is no text.
+        """
+        chosen = [(self.position(column), column) for column in columns]
+        return (
+            (line, [self._text(line, values[position], column) for position, column in chosen])
+            for line, values in self.raw
+        )
+
+    def _text(self, line: int, value: Any, column: str) -> str:
+        if isinstance(value, str):
+            return value
+        if value is ABSENT:
+            raise DataError(
+                f"{self.path}, line {line}: no key '{column}', which the first line has."
+            )
+        if isinstance(value, list) and self.list_separator is not None:
+            return self.list_separator.join(str(item) for item in value)
+        if not isinstance(value, int | float | None):
+            raise DataError(
+                f"{self.path}, line {line}: the value of '{column}' is a {type(value).__name__}; "
+                "expected text or a number."
+            )
+        return "" if value is None else json.dumps(value)
 
     def __contains__(self, column: str) -> bool:
         return column in self.columns or self._by_number(column) is not None
@@ -82,8 +120,7 @@ def open_table(
             their numbers from 1.
         columns: the names of the columns of a TSV file without a header line.
         broken: collects the line numbers of rows with a wrong number of columns; None refuses them.
-        list_separator: put between the items of a list in JSONL or parquet, which becomes one text;
-            None refuses lists.
+        list_separator: see `Table`; lists are in JSONL and parquet.
 
     Raises:
         ConfigError: JSONL or parquet without a header; they always name their columns.
@@ -136,11 +173,10 @@ def _decoded_lines(path: Path) -> Lines:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 start = error.start + len(raw) - len(error.object)  # without a byte order mark
-                guess = "UTF-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "LATIN1"
                 raise DataError(
                     f"{path}, line {number}: not UTF-8 at byte {offset + start} of the file "
-                    f"(0x{raw[start]:02x}). Convert it first, for example: "
-                    f"iconv -f {guess} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
+                    f"(0x{raw[start]:02x}). Convert it first, for example: iconv -f "
+                    f"{_encoding(raw)} -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}"
                 ) from error
             if "\0" in text:  # English in UTF-16 without a byte order mark is sound UTF-8.
                 raise DataError(
@@ -150,6 +186,19 @@ def _decoded_lines(path: Path) -> Lines:
                 )
             offset += len(raw)
             yield number, text.removesuffix("\n").removesuffix("\r")
+
+
+def _encoding(raw: bytes) -> str:
+    """Guess what ``raw``, a line that is not UTF-8, is encoded in."""
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "UTF-16"
+    # A Chinese character is two bytes or four, most of them over 0x7f; an accented letter of
+    # Latin-1 is one, and rarely stands beside another.
+    runs = re.findall(rb"[\x80-\xff]+", raw)
+    with suppress(UnicodeDecodeError):
+        if sum(map(len, runs)) >= 2 * len(runs) and raw.decode("gb18030"):
+            return "GB18030"
+    return "LATIN1"
 
 
 def _utf16(raw: bytes) -> str:
@@ -227,17 +276,11 @@ def _open_jsonl(path: Path, lines: Lines, list_separator: str | None) -> Table:
     if first is None:
         raise DataError(f"{path}: the file holds no rows.")
     columns = tuple(first[1])
-
-    def rows() -> Rows:
-        for number, values in chain([first], objects):
-            for column in columns:
-                if column not in values:
-                    raise DataError(
-                        f"{path}, line {number}: no key '{column}', which the first line has."
-                    )
-            yield number, _as_text(path, number, values, columns, list_separator)
-
-    return Table(path, columns, rows())
+    raw = (
+        (number, [values.get(column, ABSENT) for column in columns])
+        for number, values in chain([first], objects)
+    )
+    return Table(path, columns, raw, list_separator)
 
 
 def _json_object(path: Path, number: int, text: str) -> dict:
@@ -255,37 +298,27 @@ def _json_object(path: Path, number: int, text: str) -> dict:
 
 
 def _open_parquet(path: Path, list_separator: str | None) -> Table:
+    file = open_parquet(path)
+    batches = file.iter_batches(PARQUET_BATCH_ROWS)
+    objects = chain.from_iterable(batch.to_pylist() for batch in batches)
+    raw = ((number, list(values.values())) for number, values in enumerate(objects, start=1))
+    return Table(path, tuple(file.schema_arrow.names), raw, list_separator)
+
+
+def open_parquet(path: Path) -> pyarrow.parquet.ParquetFile:
+    """Open a parquet file.
+
+    Raises:
+        DataError: it is damaged, or git LFS has yet to fetch it.
+    """
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        return pyarrow.parquet.ParquetFile(path)
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a sound parquet file ({error}).") from error
-    columns = tuple(file.schema_arrow.names)
-
-    def rows() -> Rows:
-        batches = file.iter_batches(PARQUET_BATCH_ROWS)
-        objects = chain.from_iterable(batch.to_pylist() for batch in batches)
-        for number, values in enumerate(objects, start=1):
-            yield number, _as_text(path, number, values, columns, list_separator)
-
-    return Table(path, columns, rows())
-
-
-def _as_text(
-    path: Path,
-    number: int,
-    values: dict[str, Any],
-    columns: Sequence[str],
-    list_separator: str | None,
-) -> list[str]:
-    row = []
-    for column in columns:
-        value = values[column]
-        if isinstance(value, list) and list_separator is not None:
-            value = list_separator.join(str(item) for item in value)
-        if not isinstance(value, str | int | float | None):
-            raise DataError(
-                f"{path}, line {number}: the value of '{column}' is a {type(value).__name__}; "
-                "expected text or a number."
-            )
-        row.append(value if isinstance(value, str) else "" if value is None else json.dumps(value))
-    return row
+        with path.open("rb") as file:
+            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+        way_out = (
+            "it is the pointer that git LFS keeps in its place: `git lfs pull` fetches the file"
+            if is_pointer
+            else str(error)
+        )
+        raise DataError(f"{path}: not a sound parquet file ({way_out}).") from error

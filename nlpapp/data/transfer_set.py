@@ -1,6 +1,7 @@
 """What a student learns from: the training set, new texts made from it, and text without labels."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def build_transfer_set(
         labels=labels,
         label_names=train.label_names,
         source=train.source,
+    )
+
+
+def with_mask(examples: Examples, known: str | None, wanted: str | None) -> Examples:
+    """Return ``examples`` with the mask token ``wanted`` in place of ``known``."""
+    if not known or not wanted or known == wanted:
+        return examples
+    seconds = examples.texts_b
+    return replace(
+        examples,
+        texts_a=[text.replace(known, wanted) for text in examples.texts_a],
+        texts_b=None if seconds is None else [text.replace(known, wanted) for text in seconds],
     )
 
 

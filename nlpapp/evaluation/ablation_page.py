@@ -17,8 +17,9 @@ TABLE_NOTE = (
 COST_NOTE = (
     "Latency of one text and of 32, and texts a second in batches of 32, tokenizer included, all "
     "models in turn on the texts of the dev set; p50 is the median. Models of the same shape are "
-    "timed once. fp32 is the exported model without PyTorch. The figure beside them is the mean "
-    "over the seeds: exported models of fp32 are checked to compute the same."
+    "timed once. fp32 and int8 are exported models that need no PyTorch. The figure beside them is "
+    "the mean over the seeds: models in fp32 are checked to compute what PyTorch does, those in "
+    "int8 are scored by themselves."
 )
 COSTS = {
     "p50_ms": "latency of one text",
@@ -27,7 +28,7 @@ COSTS = {
 }
 """Column -> words; each stands beside the first metric in a plot."""
 PRUNED = ("nonzero_parameters", "compressed_bytes")
-"""Sizes that pruned students have beside the usual ones."""
+"""Sizes that pruned students have beside the usual ones, as PyTorch models."""
 
 
 def write_ablation_page(
@@ -45,16 +46,19 @@ def write_ablation_page(
         folder: of the ablation.
         results: of all variants.
         rows: of `ablation_table.ablation_rows`.
-        costs: rows with "model" (a variant or a teacher), "kind" and what it costs.
+        costs: rows with "model" (a variant or a teacher), "kind" and what it costs; the first
+            metric too where the model has not that of its variant.
         metrics: names; the first stands beside the costs.
         threads: that each timed model had.
     """
     sections = []
+    several = _have_several_teachers(costs)
     for metric in metrics:
         table = [_without(row, "metric") for row in rows if row["metric"] == metric]
         theirs = teacher_figure(results, metric)
         if theirs is not None:
-            table.insert(0, {"variant": "teacher", "mean": theirs})
+            who = "teachers, averaged" if several else "teacher"
+            table.insert(0, {"variant": who, "mean": theirs})
         note = TABLE_NOTE if metric == metrics[0] else ""
         sections.append(Section(f"Variants: {metric}", note, table=table))
     if costs:
@@ -86,7 +90,8 @@ def _with_figures(
 ) -> list[dict[str, Any]]:
     """Return ``costs`` with the mean ``metric`` of each model and a name for it and its kind."""
     means = {row["variant"]: row["mean"] for row in rows if row["metric"] == metric}
-    means["teacher"] = teacher_figure(results, metric)
+    if not _have_several_teachers(costs):
+        means["teacher"] = teacher_figure(results, metric)  # Of several it is that of their mean.
     pruned = {
         result.name: {name: result.figures[0][name] for name in PRUNED if name in result.figures[0]}
         for result in results
@@ -95,9 +100,13 @@ def _with_figures(
         {"name": f"{row['model']} {row['kind']}", "model": row["model"], "kind": row["kind"]}
         | {metric: means.get(row["model"])}
         | dict(row)
-        | pruned.get(str(row["model"]), {})
+        | (pruned.get(str(row["model"]), {}) if row["kind"] == "pytorch" else {})
         for row in costs
     ]
+
+
+def _have_several_teachers(costs: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row["model"] == "teacher 2" for row in costs)
 
 
 def _seed_rows(results: Sequence[VariantResult], metric: str) -> list[dict[str, object]]:

@@ -1,10 +1,11 @@
 """Sequence classifiers to train: a new head on pretrained weights, or random weights throughout."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
@@ -85,21 +86,34 @@ def renamed_labels(model: PreTrainedModel, names: Sequence[str] | None) -> tuple
 def align_labels(own: Sequence[str], label_names: Sequence[str]) -> list[int]:
     """Return, for each of ``label_names``, the output of the model, whose classes are ``own``.
 
-    A model that calls its classes LABEL_0, LABEL_1 ... is taken to have them in the given order.
+    Upper and lower case are not told apart where no two classes differ in nothing else. A model
+    that calls its classes LABEL_0, LABEL_1 ... is taken to have them in the given order.
 
     Raises:
         ConfigError: if the model has other classes.
     """
-    if set(own) == set(label_names):
-        return [list(own).index(name) for name in label_names]
+    found = _outputs_by_name(own, label_names)
+    if found is not None:
+        return found
     if list(own) == [f"LABEL_{index}" for index in range(len(label_names))]:
         logger.warning("the model does not name its classes; taken as %s", ", ".join(label_names))
         return list(range(len(own)))
     raise ConfigError(
         f"the model's classes are {', '.join(own) or 'none (a score)'}; the data's are "
-        f"{', '.join(label_names) or 'none (a score)'}. If only the words differ, give the data's "
-        'words in the order of the model\'s classes: --label_names \'["0", "1"]\'.'
+        f"{', '.join(label_names) or 'none (a score)'}. If only the words differ, write the data's "
+        "into id2label in the model's config.json; evaluate and predict also take them, in the "
+        'order of the model\'s classes, as --label_names \'["0", "1"]\'.'
     )
+
+
+def _outputs_by_name(own: Sequence[str], label_names: Sequence[str]) -> list[int] | None:
+    """Return the output for each name; None unless both sides have the same names."""
+    keys: tuple[Callable[[str], str], ...] = (str, str.casefold)
+    for key in keys:
+        known, wanted = [key(name) for name in own], [key(name) for name in label_names]
+        if sorted(known) == sorted(wanted) and len(set(known)) == len(known):
+            return [known.index(name) for name in wanted]
+    return None
 
 
 def open_classifier(
@@ -148,7 +162,8 @@ def build_classifier(
 
     Args:
         folder: pretrained weights, of any architecture transformers knows or ours; a head of
-            another size starts anew. None: a random BERT.
+            another size starts anew, one of the same classes gives them in the order of
+            ``label_names``. None: a random BERT.
         label_names: the classes in order; none: one score.
         multi_label: a row may have several classes.
         from_scratch: take only the architecture of ``folder``.
@@ -161,10 +176,14 @@ def build_classifier(
     """
     options = label_options(label_names, multi_label=multi_label)
     if folder is not None and not from_scratch:
-        _say_what_becomes_of_the_head(folder, label_names)
-        return load_pretrained(
+        outputs = _outputs_of_the_head(folder, label_names)
+        pretrained = load_pretrained(
             AutoModelForSequenceClassification, folder, ignore_mismatched_sizes=True, **options
         )
+        if outputs != sorted(outputs):
+            logger.info("%s: its head is put in the order of the data's classes", folder)
+            order_outputs(pretrained, outputs)
+        return pretrained
     if folder is not None:
         config = read_config(folder)
     else:
@@ -175,16 +194,30 @@ def build_classifier(
     return use_fast_linear(apply_initial_attention(model))
 
 
-def _say_what_becomes_of_the_head(folder: Path, label_names: Sequence[str]) -> None:
+def _outputs_of_the_head(folder: Path, label_names: Sequence[str]) -> list[int]:
+    """Return the saved head's output for each of ``label_names``; warn where it is none of them."""
+    unchanged = list(range(len(label_names)))
     config = read_config(folder)
     if not any("SequenceClass" in name for name in getattr(config, "architectures", None) or []):
-        return
+        return unchanged
     own = [name for _, name in sorted(dict(config.id2label).items())]
     listed = f"{', '.join(own)}; the data's are {', '.join(label_names) or 'none (a score)'}"
+    found = _outputs_by_name(own, label_names)
+    if found is not None:
+        return found
     if len(own) != (len(label_names) or 1):
         logger.warning("%s: its classes are %s. A new head starts at random.", folder, listed)
-    elif list(label_names) != own and not own[0].startswith("LABEL_"):
+    elif not own[0].startswith("LABEL_"):
         logger.warning("%s: its classes are %s. Its head is kept, in that order.", folder, listed)
+    return unchanged
+
+
+def order_outputs(model: nn.Module, outputs: Sequence[int]) -> None:
+    """Let the last linear layer of ``model`` give its ``outputs``, in their order."""
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(parameter[list(outputs)].clone())
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:

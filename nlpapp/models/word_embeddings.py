@@ -173,5 +173,12 @@ def _binary_vectors(path: Path) -> Iterator[tuple[str, Any]]:
             f"{path}: word2vec's binary format is read by gensim, which is not installed: "
             "pip install gensim, or give the vectors as text."
         ) from error
-    vectors = KeyedVectors.load_word2vec_format(str(path), binary=True)
+    try:
+        vectors = KeyedVectors.load_word2vec_format(str(path), binary=True)
+    except (OSError, EOFError, ValueError, MemoryError) as error:
+        # A line of numbers that says too much asks for more memory than there is.
+        raise DataError(
+            f"{path} cannot be read as word2vec's binary format: {error}. Vectors as text have "
+            "another ending, such as .txt."
+        ) from error
     yield from zip(vectors.index_to_key, vectors.vectors, strict=True)

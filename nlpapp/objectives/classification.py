@@ -120,10 +120,15 @@ class ClassificationObjective:
             train_labels: those of the training set, which balanced weights need.
 
         Raises:
-            ConfigError: the class weights do not fit the labels.
+            ConfigError: class weights or label smoothing do not fit the labels.
         """
         self.num_labels = num_labels
         self.loss = loss or ClassificationLossConfig()
+        if num_labels == 1 and self.loss.label_smoothing:
+            raise ConfigError(
+                f"loss.label_smoothing is {self.loss.label_smoothing}, but the labels are scores; "
+                "leave it out"
+            )
         self.class_weights = weights_of_classes(self.loss.class_weights, train_labels, num_labels)
 
     def counts(self, batch: Batch) -> dict[str, float]:

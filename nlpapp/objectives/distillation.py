@@ -56,11 +56,18 @@ class DistillationConfig:
     """Distance of two hidden states."""
     attention_weight: float = 0.0
     """Weight of the attention maps of the teacher's layers; for a BERT student."""
+    attention_loss: Literal["kl", "mse"] = "kl"
+    """Distance of two attention maps."""
 
     @property
     def uses_layers(self) -> bool:
         """Whether the student learns from the teacher's layers."""
         return self.hidden_weight > 0 or self.attention_weight > 0
+
+    @property
+    def teacher_alone(self) -> bool:
+        """Whether the labels have no part in the loss, from the first step to the last."""
+        return self.alpha == 0 and not self.final_alpha
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -83,6 +90,17 @@ class DistillationConfig:
             raise ConfigError(
                 "alpha is 1, the labels alone, so the teacher is not asked: leave final_alpha, "
                 "hidden_weight and attention_weight out, or lower alpha."
+            )
+        for name, default in (("hidden", "mse"), ("attention", "kl")):
+            if getattr(self, f"{name}_loss") != default and not getattr(self, f"{name}_weight"):
+                raise ConfigError(
+                    f"{name}_loss is {getattr(self, f'{name}_loss')}, but {name}_weight is 0: give "
+                    f"{name}_weight, or leave {name}_loss out."
+                )
+        if self.alpha == 1 and self.temperature != 1:
+            raise ConfigError(
+                f"temperature is {self.temperature}, but alpha is 1, the labels alone, which are "
+                "not softened: leave temperature out, or lower alpha."
             )
         if self.teacher_loss == "mse" and self.temperature != 1:
             raise ConfigError(

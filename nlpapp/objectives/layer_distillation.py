@@ -5,8 +5,10 @@
                       teacher, so without a projection)
     hidden "cosine"   mean over tokens of 1 - cos(student, teacher), as in DistilBERT
                       (Sanh et al. 2019, arXiv 1910.01108, section 2)
-    attention         mean over heads and tokens of KL(teacher || student) of the attention
+    attention "kl"    mean over heads and tokens of KL(teacher || student) of the attention
                       distributions, as in MobileBERT (Sun et al. 2020, arXiv 2004.02984)
+    attention "mse"   mean over heads and pairs of tokens of (student - teacher)^2 of the same, as
+                      in TinyBERT (equation 7), which takes them before the softmax
 
 Legend: B rows, S positions, D hidden width, A heads.
 """
@@ -62,6 +64,7 @@ class LayerLoss:
         hidden_weight: float = 0.0,
         hidden_loss: str = "mse",
         attention_weight: float = 0.0,
+        attention_loss: str = "kl",
     ) -> None:
         """Compare with ``teacher``, a model that is not trained.
 
@@ -72,12 +75,14 @@ class LayerLoss:
             hidden_weight: of the hidden states' term.
             hidden_loss: mse or cosine.
             attention_weight: of the attention maps' term.
+            attention_loss: kl or mse.
         """
         self.teacher = teacher.eval().requires_grad_(False)
         self.layer_map = list(layer_map)
         self.hidden_weight = hidden_weight
         self.hidden_loss = hidden_loss
         self.attention_weight = attention_weight
+        self.attention_loss = attention_loss
 
     def __call__(self, student: Layers, batch: Batch) -> torch.Tensor:
         """Return (B,) the weighted distances of a batch, each a mean over the layers."""
@@ -95,7 +100,12 @@ class LayerLoss:
             total = total + self.hidden_weight * torch.stack(found).mean(0)
         if self.attention_weight:
             found = [
-                attention_losses(student.attentions[own], teacher.attentions[other - 1], mask)
+                attention_losses(
+                    student.attentions[own],
+                    teacher.attentions[other - 1],
+                    mask,
+                    self.attention_loss,
+                )
                 for own, other in enumerate(self.layer_map)
             ]
             total = total + self.attention_weight * torch.stack(found).mean(0)
@@ -114,11 +124,16 @@ def hidden_losses(
 
 
 def attention_losses(
-    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor
+    student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor, kind: str
 ) -> torch.Tensor:
-    """Return (B,) means over heads and tokens of KL(teacher || student) of (B, A, S, S) maps."""
-    target = teacher.float().clamp(min=SMALLEST)
-    found = student.float().clamp(min=SMALLEST)
-    # Padding keys have no weight on either side and so no part in the sum.
-    distances = (teacher.float() * (target.log() - found.log())).sum(3).mean(1)  # (B, S)
-    return (distances * mask).sum(1) / mask.sum(1).clamp(min=1)
+    """Return (B,) means over heads and tokens of the distances of (B, A, S, S) maps."""
+    student, teacher = student.float(), teacher.float()
+    tokens = mask.sum(1).clamp(min=1)  # (B,)
+    # Padding keys have no weight on either side and so no part in the sums.
+    if kind == "mse":
+        terms = (student - teacher).square() / tokens[:, None, None, None]
+    else:
+        logarithms = [maps.clamp(min=SMALLEST).log() for maps in (teacher, student)]
+        terms = teacher * (logarithms[0] - logarithms[1])
+    distances = terms.sum(3).mean(1)  # (B, S)
+    return (distances * mask).sum(1) / tokens

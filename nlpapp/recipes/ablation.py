@@ -16,6 +16,7 @@ from nlpapp.evaluation.prediction_table import read_prediction_table
 from nlpapp.recipes import distill
 from nlpapp.recipes.ablation_costs import measure_costs
 from nlpapp.recipes.ablation_plan import PlannedVariant, Variant, plan_variants
+from nlpapp.recipes.distill_options import SET_OPTIONS
 from nlpapp.training.processes import process_state
 from nlpapp.training.run_folder import RunFolder
 
@@ -61,7 +62,7 @@ def run(config: Config) -> dict[str, float]:
             shutil.rmtree(Path(job.output_dir, "checkpoints"), ignore_errors=True)
     # The runs have sent the log to their own folders.
     run = RunFolder.open(config.output_dir, config=config, command="ablation", seed=config.seed)
-    sets = read_sets(**{name: getattr(config, name) for name in distill.SET_OPTIONS})
+    sets = read_sets(**{name: getattr(config, name) for name in SET_OPTIONS})
     results = [_result(planned) for planned in plan]
     rows = ablation_rows(results, sets.metrics, seed=config.seed)
     metrics = _flat(plan, rows)
@@ -106,7 +107,8 @@ def _costs(
     path = run.path / "costs.json"
     found = read_json(path)
     if found is None:
-        rows = measure_costs(config, next(iter(sets.dev.values())), plan) if config.rounds else []
+        dev = next(iter(sets.dev.values()))
+        rows = measure_costs(config, dev, sets.metrics, plan) if config.rounds else []
         found = {"models": rows}
         write_json(path, found)
     return list(found["models"])

@@ -1,5 +1,7 @@
 """What the models of an ablation cost: parameters, bytes, latency and throughput."""
 
+import math
+import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +16,7 @@ from nlpapp.models.classifiers import local_folder
 from nlpapp.models.generation import generate_ids
 from nlpapp.models.pretrained import load_classifier, read_config
 from nlpapp.recipes.ablation_plan import PlannedVariant
+from nlpapp.recipes.export_data import labelled_dev_set
 from nlpapp.text.vocabulary import load_vocabulary
 from nlpapp.text.wordpiece import load_tokenizer
 
@@ -29,68 +32,84 @@ PARITY_BATCHES = 20
 
 
 def measure_costs(
-    config: "Config", examples: Examples, plan: Sequence[PlannedVariant]
+    config: "Config", examples: Examples, metrics: Sequence[str], plan: Sequence[PlannedVariant]
 ) -> list[dict[str, Any]]:
-    """Return a row for the teachers and each variant, as PyTorch model and as fp32 bundle.
+    """Return a row for the teachers and each variant: as PyTorch model, fp32 and int8 bundle.
 
-    Models of the same shape cost the same, whatever they have learned: one of them is timed. All
-    models take turns on the texts of ``examples``, each in a process of its own.
+    Every model that can be exported is, and its bundle is scored on ``examples``. Models of the
+    same shape cost the same, whatever they have learned: one of them is timed. All models take
+    turns on the texts of ``examples``, each in a process of its own.
+
+    Args:
+        config: of the ablation.
+        examples: the dev set.
+        metrics: names; of the first int8 rows have their own figure, the mean over the seeds.
+        plan: the variants, whose runs are finished.
 
     Returns:
         Rows with "model", "kind", "parameters", "bytes", and of batches of 1 and 32 texts the
         latency ("p50_ms", "batch_32_p50_ms", ...) and "texts_per_second_32".
     """
-    names = [config.teacher] if isinstance(config.teacher, str) else config.teacher or []
-    folders = {
-        "teacher" if order == 1 else f"teacher {order}": local_folder(name)
-        for order, name in enumerate(names, start=1)
+    models = {
+        "teacher" if order == 1 else f"teacher {order}": [local_folder(name)]
+        for order, name in enumerate(config.teachers, start=1)
     }
-    folders |= {one.name: one.folders[0] / "model" for one in plan}
+    models |= {one.name: [folder / "model" for folder in one.folders] for one in plan}
     shapes = {
-        name: (folder / "config.json").read_text(encoding="utf-8")
-        for name, folder in folders.items()
+        name: (folders[0] / "config.json").read_text(encoding="utf-8")
+        for name, folders in models.items()
     }
     timed: dict[str, str] = {}
     for name, shape in shapes.items():
         timed.setdefault(shape, name)
-    subjects = [
-        subject
-        for order, name in enumerate(timed.values())
-        for subject in _subjects(
-            name, folders[name], Path(config.output_dir, "bundles", str(order)), config
-        )
-    ]
-    texts = [index for index, text in enumerate(examples.texts_a) if text.strip()]
+    subjects: list[Subject] = []
+    int8: dict[str, dict[str, float]] = {}
+    for order, (name, folders) in enumerate(models.items()):
+        bundles = Path(config.output_dir, "bundles", str(order))
+        found = [
+            _export(folder, bundles / str(seed), examples, metrics, config)
+            for seed, folder in enumerate(folders)
+        ]
+        scores = [one[f"dev_int8_{metrics[0]}"] for one in found if one]
+        int8[name] = {metrics[0]: statistics.mean(scores)} if scores else {}
+        if name == timed[shapes[name]]:
+            for folder in (folders[0], bundles / "0") if scores else (folders[0],):
+                subjects += _subjects(name, folder, config)
+    texts = examples.rows_with_text
     first = [examples.texts_a[index] for index in texts]
     seconds = examples.texts_b
     second = None if seconds is None else [seconds[index] for index in texts]
     rows = _time(subjects, first, second, rounds=config.rounds, threads=config.threads)
     return [
-        row | {"model": name}
+        row | {"model": name} | (int8[name] if row["kind"] == "int8" else {})
         for name, shape in shapes.items()
         for row in rows
         if row["model"] == timed[shape]
     ]
 
 
-def _subjects(name: str, folder: Path, bundle: Path, config: "Config") -> list[Subject]:
-    """Return the model in ``folder``, and what it is exported to where that is possible."""
-    loaders = Loaders(load_classifier, load_tokenizer, load_vocabulary, generate_ids)
-    options: dict[str, Any] = {"name": name, "loaders": loaders}
-    options["max_seq_length"] = config.max_seq_length
-    found = find_subjects(folder, **options)
+def _export(
+    folder: Path, bundle: Path, examples: Examples, metrics: Sequence[str], config: "Config"
+) -> dict[str, float]:
+    """Return the figures of the exported model; none where its type cannot be exported."""
     if read_config(folder).model_type not in SUPPORTED:
-        return found
-    export_classifier(
-        load_classifier(folder),
+        return {}
+    model = load_classifier(folder)
+    return export_classifier(
+        model,
         load_tokenizer(str(folder)),
         bundle,
         max_seq_length=config.max_seq_length,
-        int8=False,
         seed=config.seed,
         batches=PARITY_BATCHES,
+        # What 8 bits cost is to be seen, so no loss is too large.
+        dev=labelled_dev_set(model, examples, metrics, seed=config.seed, max_metric_drop=math.inf),
     )
-    return found + find_subjects(bundle, **options)
+
+
+def _subjects(name: str, folder: Path, config: "Config") -> list[Subject]:
+    loaders = Loaders(load_classifier, load_tokenizer, load_vocabulary, generate_ids)
+    return find_subjects(folder, name=name, loaders=loaders, max_seq_length=config.max_seq_length)
 
 
 def _time(

@@ -90,7 +90,7 @@ def run(config: Config) -> dict[str, float]:
     folders = [local_folder(model) for model in config.models] or _build_random(config, run)
     loaders = Loaders(load_classifier, load_tokenizer, load_vocabulary, generate_ids)
     subjects = benchmark.find_all(folders, loaders=loaders, max_seq_length=config.max_seq_length)
-    texts = [index for index, text in enumerate(examples.texts_a) if text.strip()]
+    texts = examples.rows_with_text
     scored = examples.labels is not None and bool(config.models)
     seconds = examples.texts_b
     figures = benchmark.measure(

@@ -1,6 +1,6 @@
 """Distil classifiers into a small student (Tang et al. 2019, arXiv 1903.12136)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,18 +29,13 @@ from nlpapp.recipes.distill_models import (
     load_teachers,
     predict,
 )
-from nlpapp.recipes.distill_options import check_options
+from nlpapp.recipes.distill_options import SET_OPTIONS, check_options
 from nlpapp.recipes.distill_pruning import prune_student
 from nlpapp.text.student_vocabulary import StudentVocabularyConfig
 from nlpapp.text.wordpiece import fingerprint
 from nlpapp.training.fit import TrainingConfig, fit
 from nlpapp.training.optimizers import OptimizerConfig
 from nlpapp.training.run_folder import RunFolder
-
-SET_OPTIONS = (
-    *("task", "data_dir", "train_file", "dev_file", "test_file", "regression"),
-    *("text_column", "text_pair_column", "label_column"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +106,11 @@ class Config:
     def __post_init__(self) -> None:
         check_options(self)
 
+    @property
+    def teachers(self) -> list[str]:
+        """The teachers that are given, in their order."""
+        return [self.teacher] if isinstance(self.teacher, str) else self.teacher or []
+
 
 def run(config: Config, *, logits: Path | None = None) -> dict[str, float]:
     """Ask the teachers (runs may share the folder ``logits``), train the student, compare both."""
@@ -141,8 +141,7 @@ def run(config: Config, *, logits: Path | None = None) -> dict[str, float]:
     if run.is_main:
         known_by = {"tokenizer": student.tokenizer, "fingerprint": fingerprint(student.tokenizer)}
         save_model_folder(student.model, run.model, **known_by)
-        names = [config.teacher] if isinstance(config.teacher, str) else config.teacher
-        source = "labels alone" if config.objective.alpha == 1 else " and ".join(names or [])
+        source = "labels alone" if config.objective.alpha == 1 else " and ".join(config.teachers)
         report_student(run.path, run.model, teacher=source or "a random BERT", metrics=metrics)
     run.finish(metrics)
     return metrics
@@ -157,7 +156,7 @@ def _train(
     shared: Path | None,
 ) -> dict[str, float]:
     """Train ``student`` on the transfer set and the teachers' logits of it."""
-    extra = (config.augmentation, config.unlabeled_file, teachers[0].tokenizer.mask_token)
+    extra = (config.augmentation, config.unlabeled_file, teachers[0].tokenizer.mask_token or "")
     transfer = build_transfer_set(sets.train, *extra, seed=config.seed)
     logits = None
     if config.objective.alpha < 1:
@@ -187,7 +186,8 @@ def _train(
             training=training,
             seed=config.seed,
             evaluate=lambda model: score_logits(
-                predict(config, student, read_dev), dev.known_labels, sets.metrics
+                predict(config, replace(student, model=model), read_dev),
+                *(dev.known_labels, sets.metrics),
             ),
             best_metric=sets.metrics[0],
             fingerprint=fingerprint(student.tokenizer),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nlpapp.data.classification import EncodedExamples, Examples, evaluation_steps
+from nlpapp.data.classification import EncodedExamples, Examples, encode_for, evaluation_steps
 from nlpapp.data.classification_sets import ClassificationSets
-from nlpapp.data.transfer_set import TransferCollator
+from nlpapp.data.transfer_set import TransferCollator, read_unlabeled, with_mask
 from nlpapp.errors import ConfigError
 from nlpapp.models.bilstm import build_bilstm
 from nlpapp.models.classifiers import local_folder
@@ -44,16 +44,22 @@ def load_teachers(config: "Config", sets: ClassificationSets) -> list[Reader]:
     """Open the teachers, or a random BERT where none is given.
 
     Raises:
-        ConfigError: neither a teacher nor a tokenizer is given, or as `load_teacher`.
+        ConfigError: neither a teacher nor a tokenizer is given, one has no mask token for the
+            augmentation, or as `load_teacher`.
     """
-    if not config.teacher and config.tokenizer is None:
+    if not config.teachers and config.tokenizer is None:
         raise ConfigError("give --teacher, or --tokenizer for a random BERT of --size.")
-    given = [config.teacher] if isinstance(config.teacher, str) else config.teacher
-    names: list[str | None] = [*given] if given else [None]
+    names: list[str | None] = [*config.teachers] or [None]
     found = []
     for name in names:
         folder = local_folder(name) if name is not None else None
         tokenizer = load_tokenizer(config.tokenizer or str(folder))
+        if tokenizer.mask_token is None and config.augmentation.n_iter * config.augmentation.p_mask:
+            raise ConfigError(
+                f"the tokenizer of {config.tokenizer or folder} has no mask token for the words "
+                f"that augmentation.p_mask {config.augmentation.p_mask} masks: set it 0, or "
+                "augmentation.n_iter 0."
+            )
         set_seed(config.seed, "teacher")
         model, outputs = load_teacher(
             folder,
@@ -69,10 +75,11 @@ def load_teachers(config: "Config", sets: ClassificationSets) -> list[Reader]:
 
 
 def build_student(config: "Config", sets: ClassificationSets, teacher: Reader) -> Reader:
-    """Return the untrained student; its vocabulary is made of the training texts.
+    """Return the untrained student; its vocabulary is made of all texts but the augmented.
 
     Raises:
         ConfigError: options that the data or the teacher do not allow.
+        DataError: as `read_unlabeled`.
     """
     if not sets.label_names and config.objective.teacher_loss == "kl":
         raise ConfigError(
@@ -91,6 +98,9 @@ def build_student(config: "Config", sets: ClassificationSets, teacher: Reader) -
         )
         return Reader(model=model, tokenizer=teacher.tokenizer, outputs=outputs)
     texts = [*sets.train.texts_a, *(sets.train.texts_b or ())]
+    if config.unlabeled_file is not None and config.vocabulary.kind != "teacher":
+        more, seconds = read_unlabeled(config.unlabeled_file, pairs=sets.pairs)
+        texts += [*more, *(seconds or ())]
     tokenizer = student_tokenizer(config.vocabulary, teacher.tokenizer, texts)
     ends: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -127,6 +137,7 @@ def build_objective(config: "Config", teacher: Any, student: Any) -> Distillatio
             hidden_weight=options.hidden_weight,
             hidden_loss=options.hidden_loss,
             attention_weight=options.attention_weight,
+            attention_loss=options.attention_loss,
         )
     return DistillationObjective(
         teacher_loss=options.teacher_loss,
@@ -139,10 +150,9 @@ def build_objective(config: "Config", teacher: Any, student: Any) -> Distillatio
 
 
 def encode(config: "Config", reader: Reader, examples: Examples) -> EncodedExamples:
-    """Return ``examples`` as ``reader`` reads them, pairs apart where it takes two texts."""
-    siamese = getattr(reader.model.config, "siamese", False)
+    """Return ``examples`` as ``reader`` reads them."""
     length = config.max_seq_length
-    return EncodedExamples(examples, reader.tokenizer, max_seq_length=length, separate_pair=siamese)
+    return encode_for(reader.model, reader.tokenizer, examples, max_seq_length=length)
 
 
 def predict(config: "Config", reader: Reader, encoded: EncodedExamples) -> np.ndarray:
@@ -162,11 +172,13 @@ def ask(
 ) -> np.ndarray:
     """Return the (rows, classes) mean of the teachers' logits.
 
-    Those of each are kept in the folder ``shared``, or of its own run; see `cached_logits`.
+    ``transfer`` has the first teacher's mask token; each of the others reads its own in its place.
+    Their logits are kept in the folder ``shared``, or of its own run; see `cached_logits`.
     """
     found = []
+    mask = teachers[0].tokenizer.mask_token
     for order, teacher in enumerate(teachers, start=1):
-        read = encode(config, teacher, transfer)
+        read = encode(config, teacher, with_mask(transfer, mask, teacher.tokenizer.mask_token))
         logits = cached_logits(
             shared or run.path / ("teacher-logits" if order == 1 else f"teacher-logits-{order}"),
             model=teacher.model,

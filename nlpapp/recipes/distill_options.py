@@ -7,6 +7,11 @@ from nlpapp.errors import ConfigError
 if TYPE_CHECKING:
     from nlpapp.recipes.distill import Config
 
+SET_OPTIONS = (
+    *("task", "data_dir", "train_file", "dev_file", "test_file", "regression"),
+    *("text_column", "text_pair_column", "label_column"),
+)
+"""Options of `read_sets` that the command has."""
 SIZES = {"student": "bilstm", "text_cnn": "text_cnn", "bert": "bert"}
 """Option with the size of an architecture -> the architecture."""
 
@@ -20,6 +25,11 @@ def check_options(config: "Config") -> None:
                 f"{name} describes a student of architecture {architecture}, and architecture is "
                 f"{config.architecture}: leave {name} out, or change architecture."
             )
+    if config.tokenizer is not None and len(config.teachers) > 1:
+        raise ConfigError(
+            "tokenizer is one, and there are several teachers: leave it out, and each reads with "
+            "the tokenizer in its folder."
+        )
     if config.objective.alpha == 1 and (config.augmentation.n_iter or config.unlabeled_file):
         raise ConfigError(
             "objective.alpha 1 learns from labels alone, and texts from augmentation or "
@@ -41,4 +51,14 @@ def check_options(config: "Config") -> None:
         raise ConfigError(
             "objective.hidden_weight and attention_weight compare layers of transformers: "
             "choose architecture bert, or leave them out."
+        )
+    if config.bert.layer_map and not config.objective.uses_layers:
+        raise ConfigError(
+            "bert.layer_map says which layers are compared, and none is: give "
+            "objective.hidden_weight or attention_weight, or leave it out."
+        )
+    if config.objective.label_smoothing and config.objective.teacher_alone:
+        raise ConfigError(
+            f"objective.label_smoothing is {config.objective.label_smoothing}, but alpha 0 never "
+            "asks the labels: raise alpha or final_alpha, or leave label_smoothing out."
         )

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nlpapp.data.classification import (
-    EncodedExamples,
     Examples,
+    encode_for,
     evaluation_steps,
     read_examples,
 )
@@ -88,12 +88,7 @@ def run(config: Config) -> dict[str, float]:
     examples, metric_names = _read(config, names, several)
     labels = examples.known_labels
     outputs = align_labels(names, examples.label_names)
-    encoded = EncodedExamples(
-        examples,
-        tokenizer,
-        max_seq_length=config.max_seq_length,
-        separate_pair=getattr(model.config, "siamese", False),
-    )
+    encoded = encode_for(model, tokenizer, examples, max_seq_length=config.max_seq_length)
     steps, undo = evaluation_steps(encoded, tokenizer.pad_token_id, batch_size=config.batch_size)
     logits = predict_rows(model, forward_logits, steps)[undo]
     logits = logits[:, outputs] if outputs else logits
@@ -140,6 +135,8 @@ def _read(
         )
     if (config.file is None) == (config.task is None):
         raise ConfigError("give either --file, or --task with --data_dir.")
+    if config.file is not None and (config.split or config.data_dir):
+        raise ConfigError("--split and --data_dir go with --task; leave them out with --file.")
     if config.task is not None:
         task = get_task(config.task)
         if config.data_dir is None:

@@ -58,6 +58,8 @@ class Config:
     """File that chooses the best epoch, same columns as train_file; absent: dev_share of it."""
     dev_share: float | None = None
     """Share of each class's rows that chooses the best epoch without a dev_file; absent: 0.1."""
+    split_seed: int = 42
+    """Seed of the choice of these rows, the same whatever seed is."""
     test_file: str | None = None
     """File to predict at the end; scored if it has labels."""
     text_column: str | None = None
@@ -121,18 +123,17 @@ def _train(config: Config) -> dict[str, float]:
     encode = partial(EncodedExamples, tokenizer=tokenizer, max_seq_length=config.max_seq_length)
     train = encode(sets.train)
     chosen_on, dev_rows = next(iter(sets.dev.items()))
-    dev = encode(dev_rows)
+    dev, dev_labels = encode(dev_rows), dev_rows.known_labels
+    pad = tokenizer.pad_token_id
 
     def predict(model: Any, encoded: EncodedExamples) -> np.ndarray:
-        size = config.evaluation_batch_size
-        steps, undo = evaluation_steps(encoded, tokenizer.pad_token_id, batch_size=size)
+        steps, undo = evaluation_steps(encoded, pad, batch_size=config.evaluation_batch_size)
         return predict_rows(model, forward_logits, steps)[undo]
 
     objective = ClassificationObjective(
         sets.train.num_labels, loss=config.loss, train_labels=sets.train.labels
     )
-    sizes = (config.batch_size, config.tokens_per_batch)
-    steps = training_steps(train, tokenizer.pad_token_id, *sizes, seed=config.seed)
+    steps = training_steps(train, pad, config.batch_size, config.tokens_per_batch, seed=config.seed)
     if config.find_learning_rate:
         return _find_learning_rate(run, config, model, objective, steps)
     metrics = fit(
@@ -142,9 +143,7 @@ def _train(config: Config) -> dict[str, float]:
         steps=steps,
         training=config.training,
         seed=config.seed,
-        evaluate=lambda model: score_logits(
-            predict(model, dev), dev_rows.known_labels, sets.metrics
-        ),
+        evaluate=lambda model: score_logits(predict(model, dev), dev_labels, sets.metrics),
         best_metric=sets.metrics[0],
         fingerprint=fingerprint(tokenizer),
         draw_curves=plot_curves,
@@ -191,7 +190,8 @@ def _build(config: Config, sets: ClassificationSets) -> tuple[Any, PreTrainedMod
 def _find_learning_rate(
     run: RunFolder, config: Config, model: Any, objective: Any, steps: Any
 ) -> dict[str, float]:
-    found = find_learning_rate(model, objective, steps, config.training.optimizer)
+    shared = {name: getattr(config.training, name) for name in ("max_grad_norm", "precision")}
+    found = find_learning_rate(model, objective, steps, config.training.optimizer, **shared)
     if run.is_main:
         plot_learning_rates(found, run.plots / "learning-rate.png")
     logger.info("suggested: --training.optimizer.learning_rate %.1e", found.suggestion)

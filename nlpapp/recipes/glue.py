@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from nlpapp.data.glue_tasks import TASKS, GlueTask, get_task, has_split
+from nlpapp.data.glue_tasks import TASKS
 from nlpapp.data.task_pool import Report, TaskPool
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.glue_page import write_glue_page
@@ -20,10 +20,12 @@ from nlpapp.recipes import finetune
 from nlpapp.recipes.glue_plan import (
     Grid,
     PlannedRun,
+    find_tasks,
     finished_runs,
     grid_points,
     plan_runs,
     seed_list,
+    task_loss,
 )
 from nlpapp.recipes.glue_results import dev_texts, result_of, submit
 from nlpapp.recipes.glue_workers import quiet, use_own_device
@@ -34,7 +36,6 @@ from nlpapp.training.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
-TRAINED = [name for name, task in TASKS.items() if "train" in task.rows]
 SHOWN_FIRST = ["average_score", "average_score_without_wnli", "runs", "degenerate_runs", "seconds"]
 COLUMNS = ("median", "mean", "std", "best", "low", "high")
 
@@ -101,7 +102,9 @@ def run(config: Config) -> dict[str, float]:
     run = opened()
     if run.finished is not None:
         return run.finished
-    tasks = _tasks(config)
+    tasks = find_tasks(config.tasks, config.data_dir)
+    for task in tasks:
+        task_loss(task, config.loss)  # What does not go together is refused before any run.
     plan = plan_runs(config.output_dir, tasks, points, seeds, mnli_first=config.mnli_first)
     _train_all(config, plan)
     opened()  # the runs have sent the log to their own folders
@@ -126,21 +129,6 @@ def run(config: Config) -> dict[str, float]:
         write_glue_page(page, results, first, notes, texts_of=texts_of)
     run.finish(metrics)
     return metrics
-
-
-def _tasks(config: Config) -> list[GlueTask]:
-    wanted = [get_task(name) for name in config.tasks or TRAINED]
-    found = [task for task in wanted if _is_complete(task, config.data_dir)]
-    missing = [task.name for task in wanted if task not in found]
-    if not found or (config.tasks and missing):
-        raise ConfigError(f"{config.data_dir} lacks a train or dev set of {', '.join(missing)}.")
-    logger.info("tasks: %s", ", ".join(task.name for task in found))
-    return found
-
-
-def _is_complete(task: GlueTask, data_dir: str) -> bool:
-    splits = ("train", *task.dev_splits[:1])
-    return "train" in task.rows and all(has_split(task, data_dir, split) for split in splits)
 
 
 def _train_all(config: Config, plan: list[PlannedRun]) -> None:
@@ -178,6 +166,7 @@ def train(context: tuple[Config, bool], planned: PlannedRun, report: Report) -> 
         if hasattr(config, entry.name)
     }
     settings |= {"task": planned.task, "output_dir": planned.folder, "seed": planned.seed}
+    settings["loss"] = task_loss(TASKS[planned.task], config.loss)
     if planned.model is not None:
         settings |= {"model": planned.model, "from_scratch": False}
     if planned.point is not None:

@@ -2,14 +2,18 @@
 
 import itertools
 import json
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nlpapp.data.glue_tasks import GlueTask
+from nlpapp.data.glue_tasks import TASKS, GlueTask, get_task, has_split
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.glue_table import GlueRun, task_score
+from nlpapp.objectives.classification import ClassificationLossConfig
+
+logger = logging.getLogger(__name__)
 
 FIRST_SEED = 42
 AFTER_MNLI = ("mrpc", "stsb", "rte")
@@ -65,6 +69,47 @@ def seed_list(seeds: int | list[int]) -> list[int]:
     if not found or len(set(found)) < len(found):
         raise ConfigError(f"seeds are {seeds}; give at least one, each once.")
     return found
+
+
+def find_tasks(names: Sequence[str] | None, data_dir: str) -> list[GlueTask]:
+    """Return the tasks called ``names``; None: all whose training and dev sets are there.
+
+    Raises:
+        ConfigError: there is no such task, or ``data_dir`` lacks a set of it.
+    """
+    trained = [name for name, task in TASKS.items() if "train" in task.rows]
+    wanted = [get_task(name) for name in names or trained]
+    found = [task for task in wanted if _is_complete(task, data_dir)]
+    missing = [task.name for task in wanted if task not in found]
+    if not found or (names and missing):
+        raise ConfigError(f"{data_dir} lacks a train or dev set of {', '.join(missing)}.")
+    logger.info("tasks: %s", ", ".join(task.name for task in found))
+    return found
+
+
+def _is_complete(task: GlueTask, data_dir: str) -> bool:
+    splits = ("train", *task.dev_splits[:1])
+    return "train" in task.rows and all(has_split(task, data_dir, split) for split in splits)
+
+
+def task_loss(task: GlueTask, loss: ClassificationLossConfig) -> ClassificationLossConfig:
+    """Return what is added to the loss of ``task``: of scores nothing that is for classes.
+
+    Raises:
+        ConfigError: the task has another number of classes than there are class weights.
+    """
+    weights = loss.class_weights
+    if task.regression:
+        plain = replace(loss, label_smoothing=0.0, class_weights=None)
+        if plain != loss:
+            logger.info("%s has scores: without label_smoothing and class_weights", task.name)
+        return plain
+    if isinstance(weights, list) and len(weights) != len(task.labels):
+        raise ConfigError(
+            f"loss.class_weights is {weights}, and task {task.name} has {len(task.labels)} "
+            "classes: give balanced, or leave the task out."
+        )
+    return loss
 
 
 def grid_points(grid: Grid, max_steps: int | None) -> list[GridPoint | None]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nlpapp.data.annealing import AnnealedSteps
+from nlpapp.data.classification import encode_for
 from nlpapp.data.sampling import ExampleSteps
 from nlpapp.data.task_mixture import TaskMixture
 from nlpapp.data.transfer_set import TransferCollator
@@ -21,7 +22,6 @@ from nlpapp.recipes.multitask_models import (
     ask_teacher,
     build_model,
     build_objective,
-    encode,
     predict,
 )
 from nlpapp.recipes.multitask_results import report, score_task
@@ -124,9 +124,10 @@ def _train(
 ) -> dict[str, float]:
     """Train ``model`` on the mixture of tasks, and keep the weights of the best mean score."""
     pad = tokenizer.pad_token_id
+    length = {"max_seq_length": config.max_seq_length}
     parts = []
     for task in tasks:
-        read = encode(config, model.classifier(task.name), tokenizer, task.sets.train)
+        read = encode_for(model.classifier(task.name), tokenizer, task.sets.train, **length)
         parts.append(
             ExampleSteps(
                 len(read),
@@ -141,7 +142,7 @@ def _train(
     if taught and config.objective.final_alpha is not None:
         steps = AnnealedSteps(steps, config.training.total_steps(steps))
     dev = {
-        task.name: encode(config, model.classifier(task.name), tokenizer, task.dev)
+        task.name: encode_for(model.classifier(task.name), tokenizer, task.dev, **length)
         for task in tasks
     }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nlpapp.data.classification import EncodedExamples, Examples, evaluation_steps
+from nlpapp.data.classification import EncodedExamples, encode_for, evaluation_steps
 from nlpapp.data.task_mixture import TASK
 from nlpapp.data.transfer_set import TransferCollator
 from nlpapp.errors import ConfigError
@@ -72,6 +72,7 @@ def ask_teacher(config: "Config", task: "Task", folder: Path) -> dict[str, np.nd
     source = local_folder(str(task.options.teacher))
     tokenizer = load_tokenizer(str(source))
     pad, size = tokenizer.pad_token_id, config.evaluation_batch_size
+    length = config.max_seq_length
     try:
         model, outputs = load_teacher(
             source,
@@ -80,11 +81,11 @@ def ask_teacher(config: "Config", task: "Task", folder: Path) -> dict[str, np.nd
             vocab_size=len(tokenizer),
             pad_token_id=pad,
             fingerprint=fingerprint(tokenizer),
-            max_seq_length=config.max_seq_length,
+            max_seq_length=length,
         )
     except ConfigError as error:
         raise ConfigError(f"the teacher of {task.name}, {source}: {error}") from error
-    train = encode(config, model, tokenizer, task.sets.train)
+    train = encode_for(model, tokenizer, task.sets.train, max_seq_length=length)
     found = {
         "train": cached_logits(
             folder / "teacher-logits",
@@ -98,20 +99,10 @@ def ask_teacher(config: "Config", task: "Task", folder: Path) -> dict[str, np.nd
     }
     for split, examples in (task.sets.dev | task.sets.test).items():
         if examples.labels is not None:
-            read = encode(config, model, tokenizer, examples)
+            read = encode_for(model, tokenizer, examples, max_seq_length=length)
             steps, undo = evaluation_steps(read, pad, batch_size=size)
             found[split] = predict_rows(model, forward_logits, steps)[undo][:, outputs]
     return found
-
-
-def encode(config: "Config", model: Any, tokenizer: Any, examples: Examples) -> EncodedExamples:
-    """Return ``examples`` as the classifier ``model`` reads them, pairs apart if it is siamese."""
-    return EncodedExamples(
-        examples,
-        tokenizer,
-        max_seq_length=config.max_seq_length,
-        separate_pair=getattr(model.config, "siamese", False),
-    )
 
 
 def predict(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nlpapp.data.classification import encode_for
 from nlpapp.evaluation.glue_page import TaskResult
 from nlpapp.evaluation.glue_table import GlueRun
 from nlpapp.evaluation.multitask_report import TaskReport, write_multitask_report
@@ -13,7 +14,7 @@ from nlpapp.evaluation.predictions import write_predictions
 from nlpapp.evaluation.student import score_student
 from nlpapp.models.multitask import MultiTaskClassifier
 from nlpapp.recipes.glue_results import submit
-from nlpapp.recipes.multitask_models import encode, predict
+from nlpapp.recipes.multitask_models import predict
 from nlpapp.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def score_task(
     """
     metrics: dict[str, float] = {}
     for order, (split, examples) in enumerate((task.sets.dev | task.sets.test).items()):
-        read = encode(config, model.classifier(task.name), tokenizer, examples)
+        one = model.classifier(task.name)
+        read = encode_for(one, tokenizer, examples, max_seq_length=config.max_seq_length)
         found = predict(config, model, task.name, read, tokenizer.pad_token_id)
         if examples.labels is not None:
             theirs = None if taught is None else taught[split]

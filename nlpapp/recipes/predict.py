@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from nlpapp.data.classification import EncodedExamples, evaluation_steps, read_chunks
+from nlpapp.data.classification import encode_for, evaluation_steps, read_chunks
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.predictions import PredictionFile
 from nlpapp.models.bert_size import BertSizeConfig
@@ -89,12 +89,7 @@ def run(config: Config) -> dict[str, float]:
     rows = 0
     with output if run.is_main else nullcontext(), tqdm(unit="row", disable=not run.is_main) as bar:
         for examples in chunks:
-            encoded = EncodedExamples(
-                examples,
-                tokenizer,
-                max_seq_length=config.max_seq_length,
-                separate_pair=getattr(model.config, "siamese", False),
-            )
+            encoded = encode_for(model, tokenizer, examples, max_seq_length=config.max_seq_length)
             steps, undo = evaluation_steps(
                 encoded, tokenizer.pad_token_id, batch_size=config.batch_size
             )

@@ -16,6 +16,8 @@ from nlpapp.errors import ConfigError
 from nlpapp.text.wordpiece import count_words
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
+OWN = ("min_frequency", "max_words", "lowercase")
+"""Options of the kind words."""
 ENCODED_AT_ONCE = 4096
 """Texts that are given to the tokenizer together."""
 
@@ -25,10 +27,10 @@ class StudentVocabularyConfig:
     """What the student reads."""
 
     kind: Literal["teacher", "pruned", "words"] = "teacher"
-    """teacher: the teacher's pieces; pruned: those of them that the transfer set holds, and single
-    characters; words: the words of the transfer set."""
+    """teacher: the teacher's pieces; pruned: those of them that the texts hold, and single
+    characters; words: the words of the texts (train, and unlabeled_file if there is one)."""
     min_frequency: int = 2
-    """Times that a word (or piece) must occur in the training texts to be kept."""
+    """Times that a word (or piece) must occur in these texts to be kept."""
     max_words: int = 50_000
     """Words that are kept at most, the most frequent ones; for kind words."""
     lowercase: bool = True
@@ -40,6 +42,13 @@ class StudentVocabularyConfig:
                 raise ConfigError(
                     f"vocabulary.{name} is {getattr(self, name)}; it must be at least 1."
                 )
+        used = {"teacher": (), "pruned": ("min_frequency",)}.get(self.kind, OWN)
+        ignored = [n for n in OWN if n not in used and getattr(self, n) != getattr(type(self), n)]
+        if ignored:
+            raise ConfigError(
+                f"vocabulary.{ignored[0]} is {getattr(self, ignored[0])}, but kind {self.kind} "
+                "does not use it: leave it out, or change vocabulary.kind."
+            )
 
 
 def student_tokenizer(
@@ -91,8 +100,7 @@ def word_tokenizer(
     frequent = sorted((-count, word) for word, count in counts.items() if count >= min_frequency)
     if not frequent:
         raise ConfigError(
-            f"no word of the training texts occurs {min_frequency} times; lower "
-            "vocabulary.min_frequency."
+            f"no word of the texts occurs {min_frequency} times; lower vocabulary.min_frequency."
         )
     entries = [PAD, UNKNOWN, mask_token, *(word for _, word in frequent[:max_words])]
     tokenizer = Tokenizer(

@@ -125,6 +125,14 @@ def test_empty_texts_are_counted_in_a_warning(tmp_path, caplog):
     assert "1 of 2 rows have an empty text (lines 2)" in caplog.text
 
 
+def test_empty_second_texts_are_counted_too(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        examples = read_examples(table(tmp_path, "sentence1\tsentence2\na\tb\n\tc\nd\t \n"))
+    assert "1 of 3 rows have an empty text (lines 3)" in caplog.text
+    assert "1 of 3 rows have an empty second text (lines 4)" in caplog.text
+    assert examples.rows_with_text == [0]
+
+
 def test_one_class_cannot_be_trained_on(tmp_path):
     examples = read_examples(table(tmp_path, "text\tlabel\na\tx\nb\tx\n"))
     with pytest.raises(DataError, match="all 2 rows have the label 'x'"):
@@ -265,5 +273,9 @@ def test_several_labels_of_a_row(tmp_path):
     same = table(tmp_path, "text\tlabel\na\tred,blue\nb\tblue,red\n")
     with pytest.raises(DataError, match="all 2 rows have the label 'blue, red'"):
         check_trainable(read_examples(same, label_separator=","))
+    one = table(tmp_path, "text\tlabel\na\tred\nb\t\n")
+    with pytest.raises(DataError, match="'red' is the only class; with --label_separator"):
+        check_trainable(read_examples(one, label_separator=","))
+    same = table(tmp_path, "text\tlabel\na\tred,blue\nb\tblue,red\n")
     encoded = [[1.0, 1.0], [1.0, 1.0]]
     assert read_examples(same, label_separator=",").labels.tolist() == encoded

@@ -116,9 +116,9 @@ def test_without_a_dev_file_rows_of_train_choose(files, caplog):
     assert np.bincount(sets.dev["dev"].labels).tolist() == [3, 1]
     texts = sets.train.texts_a + sets.dev["dev"].texts_a
     assert sorted(texts) == sorted(f"text {index}" for index in range(40))
-    again = read_sets(train_file=str(path), seed=42)
+    again = read_sets(train_file=str(path), split_seed=42)
     assert again.dev["dev"].texts_a == sets.dev["dev"].texts_a
-    other = read_sets(train_file=str(path), seed=43, dev_share=0.5)
+    other = read_sets(train_file=str(path), split_seed=43, dev_share=0.5)
     assert np.bincount(other.dev["dev"].labels).tolist() == [15, 5]
 
 

@@ -29,7 +29,9 @@ def test_rows_are_padded_on_the_right():
     rows = [np.array([1, 2, 3]), [4]]
     assert pad_rows(rows, 9).tolist() == [[1, 2, 3], [4, 9, 9]]
     assert attention_mask(rows).tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert pad_rows([], 0).shape == (0, 0)
+    assert pad_rows([], 0).shape == (0, 1)
+    assert pad_rows([[], []], 9).tolist() == [[9], [9]]
+    assert attention_mask([[], []]).tolist() == [[0], [0]]
 
 
 @pytest.mark.parametrize("masking", ["static", "dynamic"])

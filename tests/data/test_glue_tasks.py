@@ -158,6 +158,31 @@ def test_parquet_as_on_the_hub(tmp_path):
     assert read_task(TASKS["mrpc"], tmp_path, "test").labels is None
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"label": [1, 7]}, "row 2: label 7; task mrpc has the classes 0 to 1"),
+        ({"label": [1, None]}, "row 2: 'label' is null"),
+        ({"sentence2": [None, "d"]}, "row 1: 'sentence2' is null"),
+    ],
+)
+def test_damaged_parquet_names_file_row_and_value(tmp_path, change, expected):
+    rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [1, 0]} | change
+    path = tmp_path / "mrpc" / "validation-00000-of-00001.parquet"
+    path.parent.mkdir()
+    pyarrow.parquet.write_table(pyarrow.table(rows), path)
+    with pytest.raises(DataError, match=f"{path}, {expected}.*nyu-mll/glue again"):
+        read_task(TASKS["mrpc"], tmp_path, "dev")
+
+
+def test_a_pointer_in_place_of_parquet_says_what_to_do(tmp_path):
+    path = tmp_path / "mrpc" / "validation-00000-of-00001.parquet"
+    path.parent.mkdir()
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(DataError, match=f"{path}: .*`git lfs pull`"):
+        read_task(TASKS["mrpc"], tmp_path, "dev")
+
+
 def test_hub_without_a_network_points_to_a_local_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     with pytest.raises(DataError, match="cannot read cola.*local folder"):

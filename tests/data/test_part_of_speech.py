@@ -71,6 +71,13 @@ def test_spacy_gives_its_fine_tags_or_else_the_coarse_ones(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", spacy)
     assert load_tagger("spacy:en")("a\nfilm") == (["a", "film"], ["DT", "NOUN"])
     assert loaded == ["en"]
+    load_tagger.cache_clear()
+    untagged = [SimpleNamespace(text=word, tag_="", pos_="", is_space=False) for word in "ab"]
+    monkeypatch.setattr(spacy, "load", lambda model, exclude: lambda text: untagged)
+    with pytest.raises(ConfigError, match="pipeline 'en' gives no parts of speech"):
+        load_tagger("spacy:en")("a b")
+    untagged[0].pos_ = "DET"
+    assert load_tagger("spacy:en")("a b")[1] == ["DET", "X"]
     with pytest.raises(ConfigError, match="pipeline 'de' is neither installed nor a folder"):
         check_tagger("spacy:de")
     load_tagger.cache_clear()

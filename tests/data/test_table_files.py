@@ -1,4 +1,5 @@
 import csv
+import datetime
 import json
 
 import pyarrow
@@ -16,7 +17,11 @@ def write(folder, name, content):
 
 
 def read(path, **options):
-    return list(open_table(path, **options).rows)
+    return rows_of(open_table(path, **options))
+
+
+def rows_of(table):
+    return list(table.rows(*table.columns))
 
 
 def message(path, **options):
@@ -34,7 +39,7 @@ def test_tsv_byte_order_mark_windows_breaks_and_empty_lines(tmp_path):
     path = write(tmp_path, "a.tsv", b"\xef\xbb\xbftext\tlabel\r\n\r\na\t1\r\n\r\n")
     table = open_table(path)
     assert table.columns == ("text", "label")
-    assert list(table.rows) == [(3, ["a", "1"])]
+    assert rows_of(table) == [(3, ["a", "1"])]
 
 
 def test_tsv_unicode_line_separators_do_not_end_a_row(tmp_path):
@@ -71,7 +76,7 @@ def test_csv_agrees_with_what_pythons_writer_wrote(tmp_path):
         csv.writer(file).writerows([["text", "label"], *rows])
     table = open_table(path)
     assert table.columns == ("text", "label")
-    assert list(table.rows) == [(2, rows[0]), (3, rows[1]), (6, rows[2])]
+    assert rows_of(table) == [(2, rows[0]), (3, rows[1]), (6, rows[2])]
 
 
 def test_csv_with_a_bare_quote_names_the_line(tmp_path):
@@ -98,7 +103,7 @@ def test_jsonl_values_become_text(tmp_path):
     path = write(tmp_path, "a.jsonl", "".join(json.dumps(o) + "\n" for o in objects))
     table = open_table(path)
     assert table.columns == ("text", "label", "extra")
-    assert [values for _, values in table.rows] == [
+    assert [values for _, values in rows_of(table)] == [
         ['say "hi"\tthere', "1", ""],
         ["b", "true", "0.5"],
     ]
@@ -162,7 +167,7 @@ def test_parquet_rows_become_text_in_batches(tmp_path, monkeypatch):
     pyarrow.parquet.write_table(pyarrow.table(rows), path)
     table = open_table(path)
     assert table.columns == ("text", "label", "score")
-    assert list(table.rows) == [
+    assert rows_of(table) == [
         (1, ["a", "1", "0.5"]),
         (2, ["b\tc", "0", "1.0"]),
         (3, ["", "1", ""]),
@@ -190,12 +195,35 @@ def test_lists_are_joined_or_refused(tmp_path, kind):
         open_table(path, header=False)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_columns_that_are_not_asked_for_may_hold_anything(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "jsonl":
+        write(tmp_path, path.name, '{"text": "a", "who": {"name": "b"}}\n{"text": "c"}\n')
+    else:
+        days = [datetime.date(2020, 1, 2), None]
+        pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "c"], "who": days}), path)
+    assert list(open_table(path).rows("text")) == [(1, ["a"]), (2, ["c"])]
+    found = "dict" if kind == "jsonl" else "date"
+    assert f"line 1: the value of 'who' is a {found}" in message(path)
+
+
+def test_columns_are_given_in_the_order_asked_for(tmp_path):
+    table = open_table(write(tmp_path, "a.tsv", "text\tlabel\nx\t1\n"))
+    assert list(table.rows("label", "1")) == [(2, ["1", "x"])]
+
+
+def test_a_pointer_of_git_lfs_says_how_to_get_the_file(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    assert "`git lfs pull` fetches the file" in message(write(tmp_path, "a.parquet", pointer))
+
+
 @pytest.mark.parametrize(("name", "break_"), [("a.tsv", "\t"), ("a.csv", ",")])
 def test_without_a_header_columns_are_numbers(tmp_path, name, break_):
     path = write(tmp_path, name, f"x{break_}y\nz{break_}w\n")
     table = open_table(path, header=False)
     assert table.columns == ("1", "2")
-    assert list(table.rows) == [(1, ["x", "y"]), (2, ["z", "w"])]
+    assert rows_of(table) == [(1, ["x", "y"]), (2, ["z", "w"])]
 
 
 def test_a_column_is_found_by_name_before_number(tmp_path):
@@ -215,3 +243,11 @@ def test_a_column_is_found_by_name_before_number(tmp_path):
 def test_other_encodings_are_recognised(tmp_path, encoding, guess):
     path = write(tmp_path, "a.tsv", "text\tlabel\ncaf\xe9\t1\n".encode(encoding))
     assert f"iconv -f {guess or 'LATIN1'} -t UTF-8" in message(path)
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "gb18030"])
+def test_chinese_is_not_taken_for_latin_1(tmp_path, encoding):
+    content = "\u6587\u672c\tlabel\n\u4eca\u5929\u5929\u6c14\u5f88\u597d ok\t1\n".encode(encoding)
+    assert "iconv -f GB18030 -t UTF-8" in message(write(tmp_path, "a.tsv", content))
+    accents = "tr\xe8s bien, d\xe9j\xe0 vu\t1\n".encode("latin1")
+    assert "iconv -f LATIN1" in message(write(tmp_path, "a.tsv", accents))

@@ -8,6 +8,7 @@ from nlpapp.data.transfer_set import (
     TransferCollator,
     build_transfer_set,
     read_unlabeled,
+    with_mask,
 )
 from nlpapp.errors import DataError
 from nlpapp.objectives import distillation
@@ -67,3 +68,12 @@ def test_batches_have_the_logits_of_their_own_rows(tiny_tokenizer_folder):
     assert batch["teacher_logits"].tolist() == [[3, 4], [1, 2]]
     assert batch["labels"].tolist() == [0, 1]
     assert "teacher_logits" not in TransferCollator(encoded, 0, None)(np.array([1]), 0)
+
+
+def test_another_mask_token_stands_in_the_same_places():
+    pairs = Examples(texts_a=["a [MASK] [MASK]"], texts_b=["[MASK]b"], source="s")
+    found = with_mask(pairs, "[MASK]", "<mask>")
+    assert found.texts == [("a <mask> <mask>", "<mask>b")] and found.source == "s"
+    assert with_mask(TRAIN, "[MASK]", "<mask>").texts_b is None
+    for known, wanted in (("[MASK]", "[MASK]"), (None, "<mask>"), ("[MASK]", None)):
+        assert with_mask(pairs, known, wanted) is pairs

@@ -80,6 +80,22 @@ def test_a_head_of_another_size_starts_anew(pretrained, tmp_path):
     assert build(tmp_path, names=()).classifier.out_features == 1
 
 
+def test_a_head_of_the_same_classes_follows_the_datas_order(tmp_path):
+    """WNLI from RTE's model, whose classes are the same in another order."""
+    saved = build(names=("x", "y", "z"))
+    torch.nn.init.normal_(saved.classifier.bias)
+    saved.save_pretrained(tmp_path)
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected = saved.eval()(ids).logits[:, [2, 0, 1]]
+        model = build(tmp_path, names=("Z", "X", "Y")).eval()
+        torch.testing.assert_close(model(ids).logits, expected)
+    assert label_names_of(model) == ("Z", "X", "Y")
+    # A head of other classes is kept as it is.
+    other = build(tmp_path, names=("z", "x", "w"))
+    assert torch.equal(other.classifier.weight, saved.classifier.weight)
+
+
 def test_scores_have_one_output_and_no_names():
     model = build(names=())
     assert model.config.problem_type == "regression"
@@ -107,8 +123,11 @@ def test_labels_are_aligned_by_name():
     assert align_labels(("b", "a", "c"), ("a", "b", "c")) == [1, 0, 2]
     assert align_labels(("LABEL_0", "LABEL_1"), ("neg", "pos")) == [0, 1]
     assert align_labels((), ()) == []
-    with pytest.raises(ConfigError, match="classes are NEG, POS; the data's are neg, pos"):
-        align_labels(("NEG", "POS"), ("neg", "pos"))
+    assert align_labels(("POSITIVE", "Negative"), ("negative", "positive")) == [1, 0]
+    with pytest.raises(ConfigError, match="classes are N, P; the data's are n, p, P"):
+        align_labels(("N", "P"), ("n", "p", "P"))
+    with pytest.raises(ConfigError, match="write the data's into id2label"):
+        align_labels(("NEG", "neg"), ("neg", "Neg"))
     with pytest.raises(ConfigError, match=r"none \(a score\)"):
         align_labels((), ("neg", "pos"))
 

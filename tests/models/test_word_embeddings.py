@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +105,18 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
 def test_binary_vectors_need_gensim(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gensim.models", None)
     with pytest.raises(ConfigError, match="pip install gensim"):
+        read_vectors(tmp_path / "vectors.bin", WORDS, 3)
+
+
+@pytest.mark.parametrize("error", [EOFError("cut"), ValueError("cut"), MemoryError("cut")])
+def test_a_damaged_binary_file_is_named(tmp_path, monkeypatch, error):
+    def load(path, binary):
+        raise error
+
+    module = SimpleNamespace(KeyedVectors=SimpleNamespace(load_word2vec_format=load))
+    monkeypatch.setitem(sys.modules, "gensim", SimpleNamespace(models=module))
+    monkeypatch.setitem(sys.modules, "gensim.models", module)
+    with pytest.raises(DataError, match="vectors.bin cannot be read as word2vec's .*: cut"):
         read_vectors(tmp_path / "vectors.bin", WORDS, 3)
 
 

@@ -178,6 +178,11 @@ def test_loss_options_out_of_range(options):
         ClassificationLossConfig(**options)
 
 
+def test_label_smoothing_of_scores_is_refused():
+    with pytest.raises(ConfigError, match="label_smoothing is 0.1, but the labels are scores"):
+        ClassificationObjective(1, loss=ClassificationLossConfig(label_smoothing=0.1))
+
+
 def test_r_drop_is_the_papers_formula():
     """0.5 (CE1 + CE2) + alpha / 2 (KL(p|q) + KL(q|p)), as in the authors' code."""
     model, batch = model_of("bert").train(), batch_of([0, 2, 1])

@@ -190,6 +190,9 @@ def test_scores_are_learned_from_the_teacher_and_from_known_scores():
         ({"hidden_weight": -1.0}, "hidden_weight is -1.0"),
         ({"alpha": 1.0, "final_alpha": 0.5}, "the teacher is not asked"),
         ({"alpha": 1.0, "attention_weight": 0.5}, "the teacher is not asked"),
+        ({"alpha": 1.0, "temperature": 2.0, "teacher_loss": "kl"}, "which are not softened"),
+        ({"hidden_loss": "cosine"}, "hidden_loss is cosine, but hidden_weight is 0"),
+        ({"attention_loss": "mse"}, "attention_loss is mse, but attention_weight is 0"),
     ],
 )
 def test_impossible_mixtures_are_refused(options, message):

@@ -73,6 +73,22 @@ def test_attention_losses_are_torchs_divergence_of_the_real_part_of_the_maps(mod
     torch.testing.assert_close(loss(own, batch), torch.stack(expected), rtol=1e-4, atol=1e-6)
 
 
+def test_attention_maps_differ_by_their_mean_square_over_heads_and_real_tokens(models):
+    teacher, student = models
+    batch = batch_of_three()
+    loss = LayerLoss(teacher, [1, 4], attention_weight=2.0, attention_loss="mse")
+    own = read_layers(student, batch, attentions=True)
+    theirs = read_layers(teacher, batch, attentions=True)
+    expected = []
+    for row, n in enumerate(LENGTHS):
+        pairs = [
+            (own.attentions[mine][row, :, :n, :n], theirs.attentions[other][row, :, :n, :n])
+            for mine, other in ((0, 0), (1, 3))
+        ]
+        expected.append(2 * torch.stack([functional.mse_loss(*pair) for pair in pairs]).mean())
+    torch.testing.assert_close(loss(own, batch), torch.stack(expected), rtol=1e-4, atol=1e-8)
+
+
 def test_a_copy_of_the_teacher_has_no_distance(models):
     teacher, _ = models
     twin = build_student_bert(teacher, [1, 2, 3, 4], **NAMES).eval()

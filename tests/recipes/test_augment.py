@@ -41,6 +41,15 @@ def test_what_is_written_of_pairs_is_what_distill_reads(pairs, tmp_path):
     assert found == (["* *", "a b", "* *"], ["c", "*", "*"])
 
 
+def test_what_is_made_of_an_empty_text_is_left_out(tmp_path):
+    path = tmp_path / "holes.tsv"
+    path.write_text("sentence1\tsentence2\na b\t \nc\td\n")
+    metrics = augment.run(config_for(tmp_path, file=str(path), augmentation=MASK_ALL))
+    found = read_unlabeled(tmp_path / "run" / "transfer.txt", pairs=True)
+    assert found == (["[MASK]", "c", "[MASK]"], ["d", "[MASK]", "[MASK]"])
+    assert metrics["kept"] == 3 and metrics["drawn"] == 6
+
+
 def test_a_preview_shows_texts_beside_their_source_and_writes_nothing(texts, tmp_path, capsys):
     assert augment.run(config_for(tmp_path, file=texts, augmentation=MASK_ALL, preview=1)) == {}
     shown = capsys.readouterr().out

@@ -58,6 +58,22 @@ def test_models_and_bundles_are_timed_and_scored(tiny_tokenizer_folder, tmp_path
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+def test_pairs_with_an_empty_text_are_not_timed(tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def measure(subjects, texts, pairs, **options):
+        raise Stop(texts, pairs)
+
+    monkeypatch.setattr("nlpapp.deployment.benchmark.find_all", lambda *_, **__: [])
+    monkeypatch.setattr("nlpapp.deployment.benchmark.measure", measure)
+    (tmp_path / "dev.tsv").write_text("sentence1\tsentence2\n\ta\nb\t\nc\td\n")
+    options = {"models": [str(tmp_path)], "file": str(tmp_path / "dev.tsv")}
+    with pytest.raises(Stop) as stopped:
+        benchmark.run(benchmark.Config(output_dir=str(tmp_path / "run"), **options))
+    assert stopped.value.args == (["c"], ["d"])
+
+
 def test_options_that_cannot_be_run_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="rounds is 0"):
         benchmark.Config(output_dir="x", rounds=0)

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 
@@ -7,6 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nlpapp.data.augmentation import AugmentationConfig
+from nlpapp.data.classification_sets import SET_OPTIONS, read_sets
 from nlpapp.errors import ConfigError
 from nlpapp.models.bilstm import BiLstmForSequenceClassification, BiLstmSizeConfig
 from nlpapp.models.pretrained import save_model_folder
@@ -14,7 +16,7 @@ from nlpapp.models.pruning import PruningConfig
 from nlpapp.models.student_bert import StudentBertConfig
 from nlpapp.models.text_cnn import TextCnnSizeConfig
 from nlpapp.objectives.distillation import DistillationConfig
-from nlpapp.recipes import distill
+from nlpapp.recipes import distill, finetune
 from nlpapp.text.student_vocabulary import StudentVocabularyConfig
 from nlpapp.text.wordpiece import fingerprint
 from nlpapp.training.fit import TrainingConfig
@@ -200,8 +202,6 @@ def test_scores_and_missing_teacher_are_refused(files, tmp_path):
 
 
 def test_config_names_are_those_of_finetune():
-    from nlpapp.recipes import finetune
-
     theirs = {field.name for field in dataclasses.fields(finetune.Config)}
     assert set(distill.SET_OPTIONS) <= theirs
 
@@ -279,7 +279,7 @@ def test_scores_of_pairs_are_distilled(tiny_tokenizer_folder, tmp_path):
     assert "agreement" not in metrics
     for objective, message in (
         (DistillationConfig(teacher_loss="kl"), "scores, which have no kl"),
-        (DistillationConfig(label_smoothing=0.1), "leave objective.label_smoothing out"),
+        (DistillationConfig(alpha=0.5, label_smoothing=0.1), "leave objective.label_smoothing out"),
     ):
         with pytest.raises(ConfigError, match=message):
             distill.run(config_for(tmp_path, files, "other", objective=objective, **options))
@@ -306,3 +306,37 @@ def test_a_pruned_student_is_trained_on_and_keeps_its_zeros(files, teacher, tmp_
     assert {k: x for k, x in again.items() if k not in timed} == {
         k: x for k, x in metrics.items() if k not in timed
     }
+
+
+def test_dev_rows_taken_from_train_do_not_depend_on_the_seed_or_the_command(files):
+    found = []
+    for config in (
+        finetune.Config(output_dir="a", seed=1, train_file=files["train_file"]),
+        distill.Config(output_dir="b", seed=2, teacher="t", train_file=files["train_file"]),
+        distill.Config(output_dir="c", seed=3, teacher="t", train_file=files["train_file"]),
+    ):
+        options = {name: getattr(config, name) for name in SET_OPTIONS if hasattr(config, name)}
+        found.append(read_sets(**options).dev["dev"].texts_a)
+    assert found[0] == found[1] == found[2]
+    other = finetune.Config(output_dir="a", split_seed=1, train_file=files["train_file"])
+    options = {name: getattr(other, name) for name in SET_OPTIONS}
+    assert read_sets(**options).dev["dev"].texts_a != found[0]
+
+
+def test_what_is_evaluated_is_the_model_that_the_training_hands_over(
+    files, teacher, tmp_path, monkeypatch
+):
+    class Stop(Exception):
+        pass
+
+    def fit(*, model, evaluate, **_):
+        # Sharded and wrapped models are other objects than the one that was built.
+        other = copy.deepcopy(model)
+        for parameter in other.classifier.parameters():
+            torch.nn.init.zeros_(parameter)
+        raise Stop(evaluate(other)["loss"])
+
+    monkeypatch.setattr(distill, "fit", fit)
+    with pytest.raises(Stop) as stopped:
+        distill.run(config_for(tmp_path, files, teacher=teacher))
+    assert stopped.value.args == (pytest.approx(np.log(2)),)

@@ -35,8 +35,20 @@ BERT = {"architecture": "bert", "bert": StudentBertConfig(layers=[1])}
             "leave pruning.max_steps out",
         ),
         ({"objective": DistillationConfig(alpha=1.0)}, "learns from labels alone"),
+        ({"objective": DistillationConfig(label_smoothing=0.1)}, "alpha 0 never asks the labels"),
+        ({"teacher": ["one", "two"], "tokenizer": "three"}, "there are several teachers"),
+        (
+            {"architecture": "bert", "bert": StudentBertConfig(layers=[1], layer_map=[2])},
+            "says which layers are compared, and none is",
+        ),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
-        Config(output_dir="run", teacher="teacher", **options)
+        Config(**({"output_dir": "run", "teacher": "teacher"} | options))
+
+
+def test_labels_that_are_asked_at_the_end_may_be_smoothed():
+    objective = DistillationConfig(label_smoothing=0.1, final_alpha=0.5)
+    assert Config(output_dir="run", teacher="teacher", objective=objective).teachers == ["teacher"]
+    assert Config(output_dir="run", tokenizer="words").teachers == []

@@ -152,6 +152,8 @@ def test_our_bilstm_reads_pairs(siamese, tmp_path, tiny_tokenizer_folder):
         ({}, "give either --file"),
         ({"file": "x.tsv", "task": "sst2"}, "give either --file"),
         ({"task": "sst2"}, "needs --data_dir"),
+        ({"file": "x.tsv", "split": "dev"}, "go with --task"),
+        ({"file": "x.tsv", "data_dir": "glue"}, "go with --task"),
         ({"file": "x.tsv", "label_names": ["a"]}, "1 names; the model has 2 classes"),
         ({"file": "x.tsv", "max_seq_length": 33}, "over the model's 32 positions"),
     ],

@@ -1,6 +1,7 @@
 import csv
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -272,6 +273,21 @@ def test_search_for_the_learning_rate(files, tiny_tokenizer_folder, tmp_path):
     assert (tmp_path / "run" / "plots" / "learning-rate.png").stat().st_size > 0
     assert not (tmp_path / "run" / "model").exists()
     assert finetune.run(config) == metrics
+
+
+def test_the_search_clips_and_rounds_as_the_training_does(monkeypatch):
+    seen = {}
+
+    def search(*_, **options):
+        seen.update(options)
+        return SimpleNamespace(suggestion=1e-3)
+
+    monkeypatch.setattr(finetune, "find_learning_rate", search)
+    run = SimpleNamespace(is_main=False, seconds=0.0, finish=lambda metrics: None)
+    options = TrainingConfig(max_grad_norm=0.5, precision="bf16")
+    config = finetune.Config(output_dir="run", training=options)
+    finetune._find_learning_rate(run, config, None, None, None)
+    assert seen == {"max_grad_norm": 0.5, "precision": "bf16"}
 
 
 def test_rows_with_several_labels(tiny_tokenizer_folder, tmp_path):

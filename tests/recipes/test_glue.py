@@ -10,6 +10,7 @@ from nlpapp.data.glue_tasks import TASKS
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.glue_table import task_score
 from nlpapp.models.bert_size import BertSizeConfig
+from nlpapp.objectives.classification import ClassificationLossConfig
 from nlpapp.recipes import finetune, glue
 from nlpapp.recipes.glue_plan import GridPoint
 from nlpapp.training.fit import TrainingConfig
@@ -251,6 +252,7 @@ def test_mnli_scores_both_dev_sets_and_answers_the_diagnostic_set(tmp_path):
         ({"tasks": ["sst"]}, "Did you mean 'sst2'"),
         ({"tasks": None, "data_dir": str(SAMPLE)}, "lacks a train or dev set of cola, sst2"),
         ({"tasks": ["sst2", "qqp", "ax"]}, "lacks a train or dev set of qqp, ax"),
+        ({"loss": ClassificationLossConfig(class_weights=[1.0] * 3)}, "has 2 classes"),
     ],
 )
 def test_bad_options(options, expected, tmp_path):

@@ -1,12 +1,14 @@
 """The plan of a GLUE table: how many runs, where they are, and which wait for MNLI."""
 
 import json
+import logging
 
 import pytest
 
 from nlpapp.cli import parse
 from nlpapp.data.glue_tasks import TASKS
 from nlpapp.errors import ConfigError
+from nlpapp.objectives.classification import ClassificationLossConfig
 from nlpapp.recipes.glue_plan import (
     PAPER,
     GridPoint,
@@ -14,6 +16,7 @@ from nlpapp.recipes.glue_plan import (
     grid_points,
     plan_runs,
     seed_list,
+    task_loss,
 )
 
 POINT = GridPoint(batch_size=16, learning_rate=2e-5, num_epochs=3)
@@ -85,3 +88,15 @@ def test_the_command_line_takes_numbers_names_and_lists():
     config = parse("glue", [*base, "--seeds", "[1, 2]", "--grid", point])
     assert config.seeds == [1, 2]
     assert config.grid == [POINT]
+
+
+def test_scores_are_trained_without_what_is_for_classes(caplog):
+    loss = ClassificationLossConfig(class_weights="balanced", label_smoothing=0.1, r_drop=1.0)
+    with caplog.at_level(logging.INFO):
+        assert task_loss(TASKS["stsb"], loss) == ClassificationLossConfig(r_drop=1.0)
+    assert "stsb has scores: without label_smoothing and class_weights" in caplog.text
+    assert task_loss(TASKS["mnli"], loss) is loss
+    weights = ClassificationLossConfig(class_weights=[1.0, 2.0])
+    assert task_loss(TASKS["rte"], weights) is weights
+    with pytest.raises(ConfigError, match="task mnli has 3 classes"):
+        task_loss(TASKS["mnli"], weights)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nlpapp.data.classification import Examples
+from nlpapp.data.classification import Examples, encode_for
 from nlpapp.data.classification_sets import ClassificationSets
 from nlpapp.errors import ConfigError
 from nlpapp.models.bert_size import BertSizeConfig
@@ -17,7 +17,6 @@ from nlpapp.recipes.multitask_models import (
     ask_teacher,
     build_model,
     build_objective,
-    encode,
     predict,
 )
 from nlpapp.recipes.multitask_tasks import Task, TaskConfig
@@ -65,7 +64,7 @@ def test_the_tasks_of_a_model_answer_in_the_order_of_the_rows(config):
     tokenizer, model = build_model(config, [words(), scores()])
     assert model.task_names == ("words", "scores")
     for task in (words(), scores()):
-        read = encode(config, model.classifier(task.name), tokenizer, task.dev)
+        read = encode_for(model.classifier(task.name), tokenizer, task.dev, max_seq_length=24)
         found = predict(config, model, task.name, read, tokenizer.pad_token_id)
         assert found.shape == (5, task.dev.num_labels)
         for row in range(5):
@@ -83,7 +82,7 @@ def test_a_bilstm_takes_pairs_apart(config):
     config = Config(**options | {"bilstm": size})
     tokenizer, model = build_model(config, [words(), scores()])
     assert model.classifier("scores").encoder is model.classifier("words").encoder
-    read = encode(config, model.classifier("scores"), tokenizer, scores().dev)
+    read = encode_for(model.classifier("scores"), tokenizer, scores().dev, max_seq_length=24)
     assert read.input_ids_b is not None
     found = predict(config, model, "scores", read, tokenizer.pad_token_id)
     assert found.shape == (5, 1) and np.unique(found).size == 5
@@ -110,7 +109,7 @@ def test_a_teachers_classes_are_put_in_the_datas_order(config, tiny_tokenizer_fo
     save_model_folder(teacher, tmp_path / "teacher", tokenizer=tokenizer)
     task = words(teacher=str(tmp_path / "teacher"))
     found = ask_teacher(config, task, tmp_path)
-    read = encode(config, teacher, tokenizer, task.dev)
+    read = encode_for(teacher, tokenizer, task.dev, max_seq_length=24)
     one = {
         "input_ids": torch.tensor(read.input_ids[4])[None].long(),
         "token_type_ids": torch.tensor(read.token_type_ids[4])[None].long(),

@@ -78,6 +78,20 @@ def test_the_kind_chooses(tiny_tokenizer_folder):
     assert entries(own)[3:] == ["the", "cat"]  # seen twice, as is the default
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"min_frequency": 3}, "min_frequency"),
+        ({"kind": "pruned", "lowercase": False}, "lowercase"),
+        ({"kind": "pruned", "min_frequency": 3, "max_words": 9}, "max_words"),
+    ],
+)
+def test_options_of_another_kind_are_refused(options, name):
+    with pytest.raises(ConfigError, match=f"vocabulary.{name} is .* does not use it"):
+        StudentVocabularyConfig(**options)
+    StudentVocabularyConfig(**options | {"kind": "words"})
+
+
 def test_unfit_options_are_refused(tiny_tokenizer_folder):
     with pytest.raises(ConfigError, match="vocabulary.max_words is 0"):
         StudentVocabularyConfig(max_words=0)
