@@ -22,12 +22,14 @@ check: $(VENV)/.test
 	$(BIN)/python -m pytest -q tests/test_house_rules.py tests/test_layering.py
 
 # BENCH_GLUE="--model FOLDER --data_dir GLUE --output_dir runs/bench/finetuning" compares fine-tuning with transformers' Trainer.
+# BENCH_DEPLOYMENT="--minilm FOLDER --peer PYTHON --bare PYTHON" compares bundles with PyTorch and optimum-onnx.
 # BENCH_DATA="--bert CHECKOUT --vocabulary vocab.txt --novels FOLDER" compares make-data with the original script.
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/pretraining_step.py
 	$(BIN)/python benchmarks/pretraining_data.py $(BENCH_DATA)
 	$(BIN)/python benchmarks/feature_extraction.py
 	$(if $(BENCH_GLUE),$(BIN)/python benchmarks/finetuning.py $(BENCH_GLUE))
+	$(if $(BENCH_DEPLOYMENT),$(BIN)/python benchmarks/deployment.py $(BENCH_DEPLOYMENT))
 	$(BIN)/python benchmarks/serving.py --fuzz-seconds 0
 	$(BIN)/python benchmarks/language_model_evaluation.py --threads 1
 	$(BIN)/python benchmarks/language_model_generation.py --threads 1

@@ -68,8 +68,15 @@ class Config:
     augmentations: int = 4
     """Augmented texts that the teacher labels, drawn from each training text."""
     language_model: TransformerXLSizeConfig = field(
+        # Smaller weights stay with the frequencies of words for longer than there is time.
         default_factory=lambda: TransformerXLSizeConfig(
-            num_layers=3, hidden_size=128, num_heads=4, inner_size=256, mem_len=64
+            num_layers=3,
+            hidden_size=128,
+            num_heads=4,
+            inner_size=256,
+            mem_len=64,
+            initializer_range=0.06,
+            pre_norm=True,
         )
     )
     """Size of the Transformer-XL."""
