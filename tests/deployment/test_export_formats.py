@@ -13,6 +13,7 @@ from nlpapp.errors import CheckpointError, ConfigError
 from tests.deployment.models import build_encoder, build_model, load_tokenizer
 
 TEXTS = ["the cat sat", "a bad film was good", "great"] * 4
+QUICK = {"max_seq_length": 30, "calibration": TEXTS, "batches": 10}
 
 
 def difference(largest, scale=1.0):
@@ -65,10 +66,8 @@ def test_every_format_of_a_classifier_passes(kind, tiny_tokenizer_folder, tmp_pa
         build_model(kind),
         load_tokenizer(tiny_tokenizer_folder),
         tmp_path / "b",
-        max_seq_length=30,
         formats=formats,
-        calibration=TEXTS,
-        batches=10,
+        **QUICK,
     )
     for name in ("fp32", "int8", *formats):
         # What 8 bits may cost is decided on a data set; ranges of random weights say little.
@@ -85,10 +84,8 @@ def test_every_format_of_an_encoder_passes(kind, tiny_tokenizer_folder, tmp_path
         build_encoder(kind),
         load_tokenizer(tiny_tokenizer_folder),
         tmp_path / "b",
-        max_seq_length=30,
         formats=formats,
-        calibration=TEXTS,
-        batches=10,
+        **QUICK,
     )
     assert all(metrics[f"{name}_bytes"] > 0 for name in ("fp32", "int8", *formats))
     assert metrics["safetensors_max_difference"] <= 1e-5
