@@ -2,9 +2,10 @@
 
 For each size (base, large) and length (128, 512), in one run and on the same batches: nlpapp's step
 and that of transformers' BertForPreTraining (sdpa, labels at every position), both as they are and
-compiled, in bf16 with fused AdamW and BERT's dropout. The utilization is the FLOPs that the task
-needs over those of the fastest matrix multiplication that was measured here. One JSON line a
-measurement, then one a size and length with the ratio of the two sides' best.
+compiled, nlpapp's with and without ``unpad``, in bf16 with fused AdamW and BERT's dropout. The
+utilization is the FLOPs that the task needs over those of the fastest matrix multiplication that
+was measured here. One JSON line a measurement, then one a size and length with the ratio of the two
+sides' best.
 
     python scripts/bench_gpu_pretraining.py
     python scripts/bench_gpu_pretraining.py --sizes large --lengths 128 --rows 256 --steps 30
@@ -35,7 +36,8 @@ ROWS = {("base", 128): 256, ("base", 512): 64, ("large", 128): 128, ("large", 51
 """Rows a step; transformers' side, which needs more memory, fits on 80 GB with them."""
 PUBLISHED = {("large", 128): 580, ("large", 512): 210}
 """NVIDIA's sequences a second of one A100 in DeepLearningExamples, PyTorch BERT, LAMB, fp16."""
-SIDES = ("nlpapp", "transformers")
+WAYS = (("nlpapp", True), ("nlpapp", False), ("transformers", False))
+"""Side, and whether it leaves padding out; nlpapp's else leaves out most of the last layer."""
 WARM_UP = 3
 
 Batch = dict[str, torch.Tensor]
@@ -65,10 +67,10 @@ def make_batch(rows: int, length: int, shortest: float, device: str) -> Batch:
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def make_loss(side: str, bert: BertForPreTraining, compiled: bool) -> Any:
+def make_loss(side: str, bert: BertForPreTraining, *, unpad: bool, compiled: bool) -> Any:
     """Return a function from a batch to the loss of ``side``."""
     if side == "nlpapp":
-        model = BertPretrainingModel(bert, unpad=True)
+        model = BertPretrainingModel(bert, unpad=unpad)
         objective = BertPretrainingObjective()
         if compiled:
             model.compile(dynamic=True)
@@ -108,9 +110,9 @@ def step_seconds(loss_of: Any, bert: BertForPreTraining, batch: Batch, steps: in
 
 
 def measure(
-    side: str, compiled: bool, config: BertConfig, batch: Batch, *, steps: int, peak: float
+    way: dict[str, Any], config: BertConfig, batch: Batch, *, steps: int, peak: float
 ) -> dict[str, Any]:
-    """Return the figures of one side; the model is made anew and freed again."""
+    """Return the figures of one way (see `make_loss`); the model is made anew and freed again."""
     torch.manual_seed(0)
     torch.compiler.reset()
     device = batch["input_ids"].device
@@ -118,11 +120,9 @@ def measure(
         torch.cuda.reset_peak_memory_stats(device)
     bert = BertForPreTraining(config).train().to(device)
     try:
-        median = statistics.median(
-            step_seconds(make_loss(side, bert, compiled), bert, batch, steps)
-        )
+        median = statistics.median(step_seconds(make_loss(bert=bert, **way), bert, batch, steps))
     except torch.OutOfMemoryError:
-        return {"side": side, "compiled": compiled, "failed": "out of memory"}
+        return {**way, "failed": "out of memory"}
     finally:
         del bert
         gc.collect()
@@ -135,8 +135,7 @@ def measure(
         predictions=batch["masked_labels"].numel() / rows,
     )
     figures = {
-        "side": side,
-        "compiled": compiled,
+        **way,
         "milliseconds": round(1000 * median, 2),
         "sequences_per_second": round(rows / median, 1),
         "tokens_per_row": round(tokens / rows, 2),
@@ -155,9 +154,10 @@ def compare(size: str, length: int, options: argparse.Namespace, peak: float) ->
     config = bert_config(shape, vocab_size=VOCABULARY)
     batch = make_batch(rows, length, options.shortest, options.device)
     best: dict[str, float] = {}
-    for side in SIDES:
+    for side, unpad in WAYS:
         for compiled in (False, True) if options.compile else (False,):
-            figures = measure(side, compiled, config, batch, steps=options.steps, peak=peak)
+            way = {"side": side, "unpad": unpad, "compiled": compiled}
+            figures = measure(way, config, batch, steps=options.steps, peak=peak)
             print(json.dumps({"size": size, "length": length, "rows": rows, **figures}), flush=True)
             best[side] = max(best.get(side, 0.0), figures.get("sequences_per_second", 0.0))
     slower = best["transformers"]

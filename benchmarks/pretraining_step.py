@@ -49,6 +49,8 @@ ROWS, TOKENS, VOCABULARY, MASKED = 32, 128, 30522, 20
 OPTIMIZER = OptimizerConfig(learning_rate=1e-4)
 SIDES = ("nlpapp", "transformers")
 PARTS = ("speed", "peak", "memory", "loop")
+LOOP_STEPS = {"tiny": 60, "mini": 20}
+"""Steps of a turn of the part "loop": enough seconds that the machine's moods even out."""
 OPERATORS = {
     "matrix products": ("::mm", "::addmm", "::bmm", "::baddbmm", "_linear_pointwise"),
     "attention": ("scaled_dot_product",),
@@ -268,49 +270,66 @@ class LoopConfig:
 
 
 def loop_overhead(size: str, turns: int, steps: int) -> dict[str, Any]:
-    """Return what fit() adds to the bare step, as a share of it: by the clock and in CPU time."""
+    """Return what fit() adds to the bare step, as a share of it: by the clock and in CPU time.
+
+    Medians over ``turns``, filled up to an even number, and the least and most by the clock. Each
+    of the two goes first in every other turn; a turn before them warms up.
+    """
     logging.getLogger("nlpapp").setLevel(logging.ERROR)
     clock, cpu = [], []
     with tempfile.TemporaryDirectory() as folder:
-        words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-        words += [f"w{number}" for number in range(VOCABULARY - len(words))]
-        Path(folder, "vocab.txt").write_text("\n".join(words), encoding="utf-8")
-        collate: Any = PretrainingCollator(
-            RandomPairs(ROWS * steps),  # type: ignore[arg-type]
-            load_tokenizer(Path(folder, "vocab.txt")),
-            seed=0,
-        )
-        data = ExampleSteps(ROWS * steps, collate, batch_size=ROWS, seed=0)
-        training = TrainingConfig(
-            max_steps=steps, checkpoint_every=10**9, tensorboard=False, optimizer=OPTIMIZER
-        )
-        for turn in range(turns + 1):
-            side = Side("nlpapp", size)
-            batches = [part for _, part in zip(range(steps), _batches(data), strict=False)]
-            side.step(batches[0], clip=True)
-            seconds, cpu_seconds, _ = timed(side, batches, clip=True)
-            side = Side("nlpapp", size)
-            side.step(batches[0], clip=True)
-            run = RunFolder.open(
-                Path(folder, str(turn)), config=LoopConfig(size), command="loop", seed=0
-            )
-            start = time.process_time()
-            metrics = fit(
-                run=run,
-                model=side.model,
-                objective=side.objective,
-                steps=data,
-                training=training,
-                seed=0,
-            )
+        data = _random_steps(Path(folder), steps)
+        batches = [part for _, part in zip(range(steps), _batches(data), strict=False)]
+        for turn in range(turns + turns % 2 + 1):
+            found = {}
+            for way in ("bare", "fit") if turn % 2 else ("fit", "bare"):
+                side = Side("nlpapp", size)
+                side.step(batches[0], clip=True)
+                if way == "bare":
+                    found[way] = timed(side, batches, clip=True)[:2]
+                else:
+                    found[way] = _timed_fit(side, size, data, steps, Path(folder, str(turn)))
             if turn:
-                cpu.append((time.process_time() - start) / cpu_seconds - 1)
-                trained = metrics["tokens"] / metrics["tokens_per_second"]
-                clock.append(trained / seconds - 1)
+                clock.append(found["fit"][0] / found["bare"][0] - 1)
+                cpu.append(found["fit"][1] / found["bare"][1] - 1)
     return {
         "loop_overhead": round(statistics.median(clock), 3),
+        "loop_overhead_spread": [round(min(clock), 3), round(max(clock), 3)],
         "loop_overhead_cpu_with_start_and_end": round(statistics.median(cpu), 3),
     }
+
+
+def _random_steps(folder: Path, steps: int) -> ExampleSteps:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += [f"w{number}" for number in range(VOCABULARY - len(words))]
+    Path(folder, "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    collate: Any = PretrainingCollator(
+        RandomPairs(ROWS * steps),  # type: ignore[arg-type]
+        load_tokenizer(Path(folder, "vocab.txt")),
+        seed=0,
+    )
+    return ExampleSteps(ROWS * steps, collate, batch_size=ROWS, seed=0)
+
+
+def _timed_fit(
+    side: Side, size: str, data: ExampleSteps, steps: int, folder: Path
+) -> tuple[float, float]:
+    """Return the seconds of the steps by the clock, and the CPU seconds of all that fit() does."""
+    training = TrainingConfig(
+        max_steps=steps, checkpoint_every=10**9, tensorboard=False, optimizer=OPTIMIZER
+    )
+    run = RunFolder.open(folder, config=LoopConfig(size), command="loop", seed=0)
+    start = time.process_time()
+    metrics = fit(
+        run=run,
+        model=side.model,
+        objective=side.objective,
+        steps=data,
+        training=training,
+        seed=0,
+    )
+    cpu_seconds = time.process_time() - start
+    return metrics["tokens"] / metrics["tokens_per_second"], cpu_seconds
 
 
 def _batches(data: ExampleSteps) -> Any:
@@ -341,7 +360,7 @@ def main() -> None:
         if "memory" in options.parts:
             figures |= compare_memory(size)
         if "loop" in options.parts:
-            figures |= loop_overhead(size, options.turns, 5 * options.steps)
+            figures |= loop_overhead(size, options.turns, LOOP_STEPS.get(size, 20))
         print(json.dumps(figures), flush=True)
 
 

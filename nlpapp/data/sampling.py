@@ -229,8 +229,7 @@ class ExampleSteps:
         """Return the micro-batches of one step for one process.
 
         Raises:
-            ConfigError: ``tokens_per_batch`` or ``batch_size`` is too small to give each process an
-                example to train on.
+            ConfigError: see `check_processes`.
         """
         shares = {"rank": rank, "world_size": world_size, "accumulation": accumulation}
         return [self.collate(part, epoch) for part in self.examples(epoch, step, **shares)]
@@ -239,6 +238,16 @@ class ExampleSteps:
         self, epoch: int, step: int, *, rank: int, world_size: int, accumulation: int
     ) -> list[np.ndarray]:
         """Return the indices of the examples of `micro_batches`, an array for each."""
+        self.check_processes(world_size)
+        return split_step(self.plan(epoch)[step], rank, world_size, accumulation)
+
+    def check_processes(self, world_size: int) -> None:
+        """Check that the steps are large enough for so many processes.
+
+        Raises:
+            ConfigError: ``tokens_per_batch`` or ``batch_size`` is too small to give each process an
+                example to train on.
+        """
         budget = self.tokens_per_batch
         if budget is not None and self._longest and budget // self._longest < world_size:
             raise ConfigError(
@@ -251,7 +260,6 @@ class ExampleSteps:
                 f"batch_size is {self.batch_size}, fewer examples than the {world_size} processes; "
                 f"it must be at least {world_size}"
             )
-        return split_step(self.plan(epoch)[step], rank, world_size, accumulation)
 
 
 def _check_fit(lengths: np.ndarray, tokens_per_batch: int) -> int:

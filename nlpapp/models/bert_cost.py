@@ -17,6 +17,8 @@ OPTIMIZER_BYTES = {"adamw": 8, "lamb": 8}
 """Bytes a parameter: the means of gradients and of their squares, float32."""
 PRECISION_BYTES = {"float32": 4, "bf16": 2, "fp16": 2}
 """Bytes of a number that a matrix product reads or writes."""
+SCORE_BYTES = 9
+"""Bytes of a score that attention keeps, before and after dropout: two float32 and a mask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +89,12 @@ def bert_memory(
     optimizer: str,
     precision: str,
     gradient_checkpointing: bool,
+    on_cpu: bool = False,
 ) -> MemoryEstimate:
-    """Estimate the peak memory of a pretraining step on one device.
+    """Estimate the peak memory of a pretraining step on one device, which holds the whole model.
 
-    Attention is counted as a kernel that keeps no scores. Where torch has none, as on a CPU with
-    attention dropout, each layer keeps about 9 bytes more for every head and pair of tokens.
+    Attention is counted as a kernel that keeps no scores. On a CPU with attention dropout torch has
+    none, and each layer keeps the scores before and after dropout.
 
     Args:
         config: of the model.
@@ -101,6 +104,7 @@ def bert_memory(
         optimizer: "adamw" or "lamb".
         precision: "float32", "bf16" or "fp16": of matrix products; weights stay float32.
         gradient_checkpointing: keep the inputs of layers only, and compute the rest twice.
+        on_cpu: whether the device is a CPU.
 
     Raises:
         ConfigError: the optimizer or the precision is not known.
@@ -114,6 +118,8 @@ def bert_memory(
     size = PRECISION_BYTES[precision]
     parameters = bert_parameters(config)
     layer, passing = _layer_bytes(config, size)
+    if on_cpu and config.attention_probs_dropout_prob:
+        layer += SCORE_BYTES * config.num_attention_heads * sequence_length
     kept_layer = 4 * config.hidden_size if gradient_checkpointing else layer
     again = layer if gradient_checkpointing else 0
     tokens = rows * sequence_length
@@ -132,7 +138,7 @@ def bert_memory(
     )
 
 
-def _layer_bytes(config: BertConfig, size: int) -> tuple[int, int]:
+def _layer_bytes(config: BertConfig, size: int) -> tuple[float, float]:
     """Return the bytes a token that a layer keeps, and those of its gradients on their way."""
     width, inner = config.hidden_size, config.intermediate_size
     # Kept are its input, queries, keys, values, the attended, the input of the feed-forward layer,

@@ -1,6 +1,7 @@
 """The BERT that pretraining starts from: random weights of some size, or a model folder."""
 
 import logging
+from typing import Any
 
 from transformers import BertForPreTraining
 
@@ -41,10 +42,11 @@ def build_pretraining_bert(
 
     Raises:
         CheckpointError: there is no model in ``folder``, or a damaged one.
-        ConfigError: it was trained with another tokenizer, or has too few positions.
+        ConfigError: it is no BERT, was trained with another tokenizer, or has too few positions.
     """
     bert: BertForPreTraining
     if folder is not None:
+        _read_bert_config(folder)
         bert = load_pretrained(BertForPreTraining, folder)
     else:
         config = bert_config(size, vocab_size=vocab_size, pad_token_id=pad_token_id)
@@ -56,9 +58,25 @@ def build_pretraining_bert(
 
 
 def positions_of(folder: str | None, size: BertSizeConfig, *, vocab_size: int) -> int:
-    """Return the longest sequence, in tokens, that the model of these options will read."""
-    config = read_config(folder) if folder else bert_config(size, vocab_size=vocab_size)
+    """Return the longest sequence, in tokens, that the model of these options will read.
+
+    Raises:
+        CheckpointError: there is no model in ``folder``.
+        ConfigError: it is no BERT.
+    """
+    config = _read_bert_config(folder) if folder else bert_config(size, vocab_size=vocab_size)
     return int(config.max_position_embeddings)
+
+
+def _read_bert_config(folder: str) -> Any:
+    config = read_config(folder)
+    if config.model_type != "bert":
+        # BertForPreTraining would find none of its weights there, and start from random ones.
+        raise ConfigError(
+            f"model: {folder} holds a '{config.model_type}'; expected a BERT (model_type bert). "
+            "Give the folder of one, or leave model out to start from random weights"
+        )
+    return config
 
 
 def check_start(folder: str | None, size: BertSizeConfig, learning_rate: float) -> None:

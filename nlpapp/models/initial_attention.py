@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
+from nlpapp.errors import ConfigError
+
 NEIGHBOUR_SCORE = 8.0
 """Attention score of the neighbour that a head looks for: e^8 times that of an unrelated token."""
 
@@ -23,6 +25,9 @@ def apply_initial_attention(model: PreTrainedModel) -> PreTrainedModel:
 
     Args:
         model: any of transformers' BERTs with random weights; changed in place and returned.
+
+    Raises:
+        ConfigError: see `look_for_neighbours`.
     """
     if getattr(model.config, "similarity_start", False):
         look_for_similar(model.base_model)
@@ -55,9 +60,17 @@ def look_for_neighbours(bert: Any, config: PretrainedConfig) -> None:
     projection that rotates and a key projection that does not have their highest score at offset o.
     What stands beside a masked token, which says most about it, is then in reach at once. Word
     vectors begin outside those directions, so that the words do not blur the offsets.
+
+    Raises:
+        ConfigError: a single head, whose directions leave none to the words, or heads of width 1.
     """
     hidden, heads = config.hidden_size, config.num_attention_heads
     count = hidden // heads // 2  # F
+    if heads < 2 or count < 1:
+        raise ConfigError(
+            f"size.neighbour_start is on, but there are {heads} heads of width {hidden // heads}; "
+            "it needs at least 2 heads of width 2: change size.num_heads, or turn it off"
+        )
     frequencies = torch.logspace(math.log10(math.pi / 2), math.log10(math.pi / 16), count)
     basis = torch.linalg.qr(torch.randn(hidden, 2 * count))[0]  # (D, 2F), orthonormal columns
     positions = bert.embeddings.position_embeddings.weight  # (P, D)

@@ -85,11 +85,21 @@ def read_config(folder: str | Path) -> Any:
         ) from error
 
 
-def load_pretrained(auto_class: Any, folder: str | Path, **options: Any) -> Any:
+def load_pretrained(
+    auto_class: Any, folder: str | Path, *, complete: bool = False, **options: Any
+) -> Any:
     """Load ``folder`` with a transformers (Auto) class, in float32.
 
+    Args:
+        auto_class: the class.
+        folder: a model folder.
+        complete: the weights must be those of the model, no more and no less; else what is missing
+            starts at random, as the new head of an encoder does.
+        options: of ``from_pretrained``.
+
     Raises:
-        CheckpointError: the folder is no model, is damaged, or has another shape than its config.
+        CheckpointError: the folder is no model, is damaged, has another shape than its config, or
+            the weights of another model.
     """
     read_config(folder)
     try:
@@ -101,8 +111,21 @@ def load_pretrained(auto_class: Any, folder: str | Path, **options: Any) -> Any:
             f"cannot load the model in {folder}: {error}. "
             "The file may be truncated: copy it again, or use an earlier checkpoint."
         ) from error
+    if complete and (loading["missing_keys"] or loading["unexpected_keys"]):
+        faults = [f"{name} is missing" for name in sorted(loading["missing_keys"])]
+        faults += [f"{name} is unknown" for name in sorted(loading["unexpected_keys"])]
+        raise CheckpointError(
+            f"the weights in {folder} are not those of the model that its config.json describes: "
+            f"{'; '.join(faults[:3])} ({len(faults)} in all). Copy the folder again as a whole."
+        )
     if loading["missing_keys"]:
         new = ", ".join(sorted(loading["missing_keys"]))
+        if "word_embeddings" in new:
+            raise CheckpointError(
+                f"the weights in {folder} are not those of the {model.config.model_type} that its "
+                "config.json describes: there are no word embeddings. Copy the folder again, or "
+                "give the config.json that belongs to them."
+            )
         logger.info("weights that %s does not have start at random: %s", folder, new)
     return use_fast_linear(model)
 

@@ -19,6 +19,8 @@ def training_costs(
     optimizer: str,
     precision: str,
     gradient_checkpointing: bool,
+    on_cpu: bool,
+    sharded: bool,
 ) -> dict[str, float]:
     """Say in the log what training will cost, and return it as flat figures.
 
@@ -31,6 +33,8 @@ def training_costs(
         optimizer: adamw or lamb.
         precision: float32, bf16 or fp16.
         gradient_checkpointing: whether activations are computed twice instead of kept.
+        on_cpu: whether the device is a CPU.
+        sharded: whether processes will hold pieces of the model; the figures are those of a whole.
     """
     flops = bert_training_flops(
         bert.config, sequence_length=sequence_length, predictions=prediction_rate * sequence_length
@@ -43,13 +47,15 @@ def training_costs(
         optimizer=optimizer,
         precision=precision,
         gradient_checkpointing=gradient_checkpointing,
+        on_cpu=on_cpu,
     )
     parameters = bert.num_parameters()
     logger.info("model: %.2f M parameters, %.4g MFLOPs a token", parameters / 1e6, flops / 1e6)
     logger.info(
-        "memory of a process: about %.2f GB (weights %.2f, gradients %.2f, optimizer %.2f, "
+        "memory of a process%s: about %.2f GB (weights %.2f, gradients %.2f, optimizer %.2f, "
         "activations of %d sequences of %d tokens %.2f)",
-        *(memory.total / 1e9, memory.weights / 1e9, memory.gradients / 1e9),
+        *(" before sharding" if sharded else "", memory.total / 1e9),
+        *(memory.weights / 1e9, memory.gradients / 1e9),
         *(memory.optimizer / 1e9, rows, longest, memory.activations / 1e9),
     )
     return {

@@ -27,7 +27,8 @@ class StepOutput:
     )
     """name -> (sum, number of items): added over micro-batches and processes before dividing."""
     carry: Any = None
-    """What the next step of the same lanes needs (a Transformer-XL memory), detached; else None."""
+    """What the next step of the same rows needs (a Transformer-XL memory), detached: tensors of
+    (rows, ...) in tuples, lists and dicts, so that other processes can take rows over; or None."""
 
 
 class Objective(Protocol):

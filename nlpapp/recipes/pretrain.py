@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from transformers import BertForPreTraining, PreTrainedTokenizerBase
+from transformers import BertForPreTraining
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from nlpapp.data.collate import PretrainingCollator
+from nlpapp.data.pretraining_data import PretrainingData
 from nlpapp.data.pretraining_sets import describe_sets, max_seq_length, open_sets, summarize
 from nlpapp.data.sampling import ExampleSteps
 from nlpapp.errors import ConfigError
@@ -91,38 +93,54 @@ def run(config: Config) -> dict[str, float]:
 
 def _run(config: Config) -> dict[str, float]:
     run = RunFolder.open(config.output_dir, config=config, command="pretrain", seed=config.seed)
-    if run.finished is not None:
-        return run.finished
     if run.is_main:
         check_hub(config.hub)
-    tokenizer = load_tokenizer(config.tokenizer)
-    train = _train if config.phases is None else _train_phases
-    bert, metrics = train(config, run, tokenizer)
-    if run.is_main:
-        _leave(config, run, bert, tokenizer, metrics)
-    run.finish(metrics)
+    metrics = run.finished
+    if metrics is None:
+        tokenizer = load_tokenizer(config.tokenizer)
+        train = _train if config.phases is None else _train_phases
+        bert, metrics = train(config, run, tokenizer)
+        if run.is_main:
+            _leave(config, run, bert, tokenizer, metrics)
+        run.finish(metrics)
+    if run.is_main:  # Also what an earlier start made: the option may be new.
+        push_folder(config.hub, run.model)
     return metrics
 
 
 def _train_phases(
-    config: Config, run: RunFolder, tokenizer: PreTrainedTokenizerBase
+    config: Config, run: RunFolder, tokenizer: Tokenizer
 ) -> tuple[BertForPreTraining, dict[str, float]]:
     """Train each phase as a run of its own in a folder of ``run``."""
     phases = config.phases or []
-    positions = positions_of(config.model, config.size, vocab_size=len(tokenizer))
-    check_phases(phases, lambda folder: max_seq_length(folder, tokenizer), positions)
 
     def config_of(phase: PhaseConfig, model: str | None) -> Any:
         return phase.config(config, output_dir=run.path / phase.name, model=model or config.model)
 
-    for phase in phases:
-        config_of(phase, None)  # Options that cannot be are refused before the first phase.
+    def check(phase: PhaseConfig) -> None:
+        _steps(config_of(phase, None), PretrainingData.open(phase.data), tokenizer)
+
+    positions = positions_of(config.model, config.size, vocab_size=len(tokenizer))
+    check_phases(phases, lambda folder: max_seq_length(folder, tokenizer), positions, check)
     metrics = run_phases(run, phases, lambda phase, model: _run(config_of(phase, model)))
     return load_pretrained(BertForPreTraining, run.path / phases[-1].name / "model"), metrics
 
 
+def _steps(config: Config, data: PretrainingData, tokenizer: Tokenizer) -> ExampleSteps:
+    steps = ExampleSteps(
+        len(data),
+        PretrainingCollator(data, tokenizer, seed=config.seed),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        lengths=data.lengths if config.group_by_length else None,
+        tokens_per_batch=config.tokens_per_batch,
+    )
+    steps.check_processes(process_state().num_processes)
+    return steps
+
+
 def _train(
-    config: Config, run: RunFolder, tokenizer: PreTrainedTokenizerBase
+    config: Config, run: RunFolder, tokenizer: Tokenizer
 ) -> tuple[BertForPreTraining, dict[str, float]]:
     training, objective = config.training, BertPretrainingObjective()
     data, held_out = open_sets(str(config.data), config.evaluation_data, tokenizer)
@@ -135,31 +153,16 @@ def _train(
         fingerprint=fingerprint(tokenizer),
         longest=max(int(part.lengths.max()) for part in (data, held_out) if part is not None),
     )
-    steps = ExampleSteps(
-        len(data),
-        PretrainingCollator(data, tokenizer, seed=config.seed),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        lengths=data.lengths if config.group_by_length else None,
-        tokens_per_batch=config.tokens_per_batch,
-    )
+    steps = _steps(config, data, tokenizer)
     parts = process_state().num_processes * training.gradient_accumulation_steps
     summary = summarize(data, steps, parts=parts)
-    figures = summary.figures() | training_costs(
-        bert,
-        **summary.reading(),
-        optimizer=training.optimizer.name,
-        precision=training.precision,
-        gradient_checkpointing=training.gradient_checkpointing,
-    )
-
+    figures = summary.figures() | training_costs(bert, **summary.reading(), **training.costs())
     evaluate = None
     if held_out is not None:
         collate = PretrainingCollator(held_out, tokenizer, seed=config.seed, fixed_masks=True)
-        evaluation_steps = ExampleSteps(
-            len(held_out), collate, batch_size=config.evaluation_batch_size, shuffle=False
-        )
-        evaluate = partial(evaluate_means, objective=objective, steps=evaluation_steps)
+        size = config.evaluation_batch_size
+        held_out_steps = ExampleSteps(len(held_out), collate, batch_size=size, shuffle=False)
+        evaluate = partial(evaluate_means, objective=objective, steps=held_out_steps)
     return bert, figures | fit(
         run=run,
         model=BertPretrainingModel(bert, unpad=config.unpad),
@@ -180,21 +183,18 @@ def _leave(
     config: Config,
     run: RunFolder,
     bert: BertForPreTraining,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     metrics: dict[str, float],
 ) -> None:
-    folders = [phase.data for phase in config.phases or []] or [str(config.data)]
     save_model_folder(bert, run.model, tokenizer=tokenizer, fingerprint=fingerprint(tokenizer))
     plot_curves(run.path / "metrics.jsonl", run.plots / "curves.png")
     write_model_card(
         run.model,
         title="BERT pretrained with nlpapp",
-        summary="A BERT trained from text on masked tokens and, where the data has pairs, on next "
-        "sentences.",
+        summary="A BERT trained on masked tokens and, where the data has pairs, on next sentences.",
         metrics=metrics,
         usage=USAGE.format(folder=run.model),
         run_folder=run.path,
-        details=describe_sets(folders),
+        details=describe_sets([phase.data for phase in config.phases or []] or [str(config.data)]),
     )
     write_run_report(run.path, metrics=metrics)
-    push_folder(config.hub, run.model)

@@ -35,7 +35,10 @@ def partial_folder(checkpoints: Path, step: int) -> Path:
 
 
 def write_rank(checkpoints: Path, step: int, rank: int, carry: Any) -> None:
-    """Write what only process ``rank`` knows: its random generators and its carry."""
+    """Write what only process ``rank`` knows: its random generators and its carry.
+
+    Of several CUDA devices, the current one is the process's own.
+    """
     folder = partial_folder(checkpoints, step)
     folder.mkdir(parents=True, exist_ok=True)
     # The generators of Python and numpy have JSON states, torch's are byte tensors.
@@ -44,10 +47,10 @@ def write_rank(checkpoints: Path, step: int, rank: int, carry: Any) -> None:
         "python": json.dumps([version, list(internal), gauss]),
         "numpy": json.dumps(_numpy_state()),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         "carry": carry,
     }
-    torch.save(state, folder / f"rank-{rank}.pt")
+    torch.save(state, _rank_file(folder, rank))
 
 
 def _numpy_state() -> list[Any]:
@@ -55,26 +58,43 @@ def _numpy_state() -> list[Any]:
     return [name, np.asarray(keys).tolist(), position, has_gauss, gauss]
 
 
-def read_rank(folder: Path, rank: int, device: torch.device) -> Any:
-    """Restore the random generators of process ``rank`` and return its carry, on ``device``.
+def read_rank(folder: Path, rank: int) -> list[Any]:
+    """Restore the random generators of process ``rank`` and return its carries.
 
-    A process that the saved run did not have keeps its fresh generators and starts without a carry.
+    A process that the saved run did not have keeps its fresh generators, and has no carries.
     """
-    path = folder / f"rank-{rank}.pt"
-    if not path.is_file():
+    if not _rank_file(folder, rank).is_file():
         logger.warning(
-            "the checkpoint %s has no state for process %d: it starts fresh", folder, rank
+            "the checkpoint %s has no generators of process %d: they start fresh", folder, rank
         )
-        return None
-    state = torch.load(path, weights_only=True, map_location="cpu")
+        return []
+    state = _read_rank_file(folder, rank)
     version, internal, gauss = json.loads(state["python"])
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = json.loads(state["numpy"])
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    return to_device(state["carry"], device)
+    if torch.cuda.is_available():
+        own = state["cuda"]
+        if isinstance(own, list):  # Earlier versions kept the states of all devices they saw.
+            own = dict(enumerate(own)).get(torch.cuda.current_device())
+        if own is not None:
+            torch.cuda.set_rng_state(own)
+    return list(state["carry"])
+
+
+def read_carries(folder: Path, world_size: int) -> list[Any]:
+    """Return the carries of all micro-batches, process by process, of a run of ``world_size``."""
+    states = (_read_rank_file(folder, rank) for rank in range(world_size))
+    return [carry for state in states for carry in state["carry"]]
+
+
+def _rank_file(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}.pt"
+
+
+def _read_rank_file(folder: Path, rank: int) -> dict[str, Any]:
+    return torch.load(_rank_file(folder, rank), weights_only=True, map_location="cpu")
 
 
 def to_device(value: Any, device: torch.device) -> Any:

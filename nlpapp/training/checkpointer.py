@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from nlpapp.errors import CheckpointError
 from nlpapp.training import checkpoint
 from nlpapp.training.callbacks import Callback
+from nlpapp.training.carry import deal_carries
 from nlpapp.training.run_folder import RunFolder
 from nlpapp.training.state import MetricSums, TrainerState
 from nlpapp.training.trainer import Trainer
@@ -145,10 +146,13 @@ class Checkpointer(Callback):
         if accelerator.scaler is not None and saved["scaler"]:
             accelerator.scaler.load_state_dict(saved["scaler"])
         trainer.state = TrainerState(**state["trainer"])
-        carry = checkpoint.read_rank(folder, accelerator.process_index, accelerator.device)
-        same_processes = state["world_size"] == accelerator.num_processes
-        if carry is not None and same_processes and len(carry) == trainer.accumulation:
-            trainer.carry = carry
+        rank, world_size = accelerator.process_index, accelerator.num_processes
+        carries = checkpoint.read_rank(folder, rank)
+        if state["world_size"] != world_size or len(carries) != trainer.accumulation:
+            saved = checkpoint.read_carries(folder, state["world_size"])
+            shares = {"world_size": world_size, "accumulation": trainer.accumulation}
+            carries = deal_carries(saved, rank=rank, **shares)
+        trainer.carry = checkpoint.to_device(carries, accelerator.device)
         self.run.rewind(trainer.state.step, state["seconds"])
         logger.info("going on from %s", os.fspath(folder))
 

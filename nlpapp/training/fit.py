@@ -27,10 +27,10 @@ from nlpapp.training.callbacks import (
 )
 from nlpapp.training.checkpointer import Checkpointer
 from nlpapp.training.optimizers import OptimizerConfig, build_optimizer
-from nlpapp.training.processes import on_cpu_group
+from nlpapp.training.processes import on_cpu_group, process_state
 from nlpapp.training.run_folder import RunFolder
 from nlpapp.training.schedules import ScheduleConfig
-from nlpapp.training.sharding import Strategy, model_to_train, sharding_plugin
+from nlpapp.training.sharding import Strategy, model_to_train, sharding_plugin, will_shard
 from nlpapp.training.speed_report import SpeedReport
 from nlpapp.training.trainer import Trainer
 from nlpapp.training.zero import ZeroStrategy, zero_plugin
@@ -93,8 +93,11 @@ class TrainingConfig:
         for key in ("gradient_accumulation_steps", "log_every", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be at least 1")
-        for key in ("evaluate_every", "checkpoint_every", "early_stopping_patience", "num_workers"):
-            if getattr(self, key) < 0:
+        for key in (
+            *("evaluate_every", "checkpoint_every", "early_stopping_patience", "num_workers"),
+            "max_grad_norm",
+        ):
+            if not getattr(self, key) >= 0:  # Also where it is not a number.
                 raise ConfigError(f"training.{key} is {getattr(self, key)}; it must be 0 or more")
 
     def total_steps(self, steps: StepData) -> int:
@@ -106,6 +109,16 @@ class TrainingConfig:
         if self.num_epochs > whole:
             total += (self.num_epochs - whole) * steps.num_steps(whole)
         return max(1, math.ceil(total))
+
+    def costs(self) -> dict[str, Any]:
+        """Return what decides, beside model and data, on the memory that a process needs."""
+        return {
+            "optimizer": self.optimizer.name,
+            "precision": self.precision,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "on_cpu": process_state().device.type == "cpu",
+            "sharded": will_shard(),
+        }
 
 
 def set_seed(seed: int, *names: str | int) -> None:
@@ -146,8 +159,7 @@ def fit(
         greater_is_better: whether more of ``best_metric`` is better.
         fingerprint: the tokenizer's, kept in checkpoints.
         data_fingerprint: the training data's, kept in checkpoints.
-        flops_per_token: what the model needs for a token, forward and backward; adds
-            "model_flops_utilization".
+        flops_per_token: of the model, forward and backward; adds "model_flops_utilization".
         draw_curves: makes a PNG (second path) of a metrics.jsonl (first) while training goes on.
 
     Returns:
@@ -156,7 +168,7 @@ def fit(
 
     Raises:
         Interrupted: a stop signal came; the state was saved.
-        TrainingError: a loss was not finite.
+        TrainingError: a loss or gradient was not finite, or a batch too large.
         CheckpointError: a checkpoint could not be written, or the one to resume from does not fit.
     """
     # A process may train several models one after the other with different precisions.
@@ -192,6 +204,7 @@ def fit(
         accumulation=training.gradient_accumulation_steps,
         max_grad_norm=training.max_grad_norm,
         num_workers=training.num_workers,
+        resume=training.resume,
         callbacks=[
             ProgressBar(description=run.path.name, enabled=run.is_main),
             speed,

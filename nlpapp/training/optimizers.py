@@ -43,8 +43,10 @@ class OptimizerConfig:
                 f"optimizer.name is '{self.name}'; expected {' or '.join(OPTIMIZERS)}."
                 + nearest(self.name, OPTIMIZERS)
             )
-        if self.learning_rate < 0:
-            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be 0 or more")
+        for key in ("learning_rate", "weight_decay", "epsilon"):
+            value = getattr(self, key)
+            if not value >= 0:  # Also where it is not a number.
+                raise ConfigError(f"optimizer.{key} is {value}; it must be 0 or more")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(
                 f"optimizer.layer_decay is {self.layer_decay}; it must be over 0 and at most 1"

@@ -63,12 +63,19 @@ class PhaseConfig:
         """Return the training options of this phase of a run with the options ``of_run``.
 
         Raises:
-            ConfigError: ``of_run`` has a time limit; it would be that of each phase.
+            ConfigError: ``of_run`` has a time limit, or a checkpoint to go on from; it would be
+                that of each phase.
         """
         if of_run.max_hours is not None:
             raise ConfigError(
                 f"training.max_hours is {of_run.max_hours}, but there are phases; give each of "
                 "them its own max_hours"
+            )
+        if of_run.resume not in ("auto", "never"):
+            raise ConfigError(
+                f"training.resume is {of_run.resume}, a checkpoint of one phase, but there are "
+                "phases; expected auto, which goes on from the newest checkpoint of the one that "
+                "is not complete, or never. To go on from an earlier one, remove those after it"
             )
         own = {
             name: value
@@ -109,7 +116,10 @@ class PhaseConfig:
 
 
 def check_phases(
-    phases: Sequence[PhaseConfig], length_of: Callable[[str], int], positions: int
+    phases: Sequence[PhaseConfig],
+    length_of: Callable[[str], int],
+    positions: int,
+    check: Callable[[PhaseConfig], Any],
 ) -> None:
     """Refuse phases that cannot follow each other, before the first one takes its time.
 
@@ -117,6 +127,7 @@ def check_phases(
         phases: in their order.
         length_of: data folder -> its longest instance in tokens; raises where it cannot be used.
         positions: the longest sequence that the model can read.
+        check: raises a ConfigError where the options of a phase cannot be run.
 
     Raises:
         ConfigError: it names the phase and the way out.
@@ -145,6 +156,10 @@ def check_phases(
                 f"{positions} positions; set size.max_position_embeddings to {longest}, or make "
                 "shorter data"
             )
+        try:
+            check(phase)
+        except ConfigError as error:
+            raise ConfigError(f"the phase '{phase.name}': {error}") from error
 
 
 def run_phases(
@@ -186,8 +201,11 @@ def join_metrics(phases: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 
 def join_records(run: RunFolder, phases: Mapping[str, Mapping[str, float]]) -> None:
-    """Write metrics.jsonl and train.log of ``run``: those of its phases, one after the other."""
-    lines, logs = [], [(run.path / "train.log").read_text(encoding="utf-8")]
+    """Write metrics.jsonl and train.log of ``run``: those of its phases, one after the other.
+
+    After a kill it may be done again: what was joined before is not repeated.
+    """
+    lines, logs = [], []
     steps = seconds = 0.0
     for name, metrics in phases.items():
         folder = run.path / name
@@ -199,4 +217,7 @@ def join_records(run: RunFolder, phases: Mapping[str, Mapping[str, float]]) -> N
         steps, seconds = steps + metrics["steps"], seconds + metrics["seconds"]
         logs.append((folder / "train.log").read_text(encoding="utf-8"))
     write_text(run.path / "metrics.jsonl", "".join(lines))
-    write_text(run.path / "train.log", "".join(logs))
+    before, joined = (run.path / "train.log").read_text(encoding="utf-8"), "".join(logs)
+    known = set(joined.splitlines(keepends=True))
+    own = [line for line in before.splitlines(keepends=True) if line not in known]
+    write_text(run.path / "train.log", "".join(own) + joined)

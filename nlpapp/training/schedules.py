@@ -38,6 +38,8 @@ class ScheduleConfig:
             value = getattr(self, key)
             if not 0 <= value <= 1:
                 raise ConfigError(f"schedule.{key} is {value}; it is a share and must be in [0, 1]")
+        if not self.power >= 0:  # Also where it is not a number.
+            raise ConfigError(f"schedule.power is {self.power}; it must be 0 or more")
         if self.name == "warmup_stable_decay" and self.warmup_ratio + self.decay_ratio > 1:
             raise ConfigError(
                 f"schedule.warmup_ratio {self.warmup_ratio} and schedule.decay_ratio "

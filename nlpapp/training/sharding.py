@@ -42,6 +42,12 @@ def sharding_plugin(precision: str) -> FullyShardedDataParallelPlugin | None:
     return plugin
 
 
+def will_shard() -> bool:
+    """Say whether the launcher asks for FSDP or for DeepSpeed, which cut a model in pieces."""
+    asked = (os.environ.get(f"ACCELERATE_USE_{name}", "false") for name in ("FSDP", "DEEPSPEED"))
+    return any(value.lower() == "true" for value in asked)
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Say whether the processes hold pieces of the weights instead of whole ones."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
@@ -83,10 +89,20 @@ class Strategy:
         """Add the gradients of ``loss`` to those of the step; processes are averaged."""
         self.accelerator.backward(loss)
 
-    def update(self, max_grad_norm: float) -> None:
-        """Scale the gradients down to ``max_grad_norm`` (0: leave them), update, clear them."""
-        if max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
+    def clip(self, max_grad_norm: float) -> torch.Tensor | None:
+        """Scale the gradients down to ``max_grad_norm`` (0: leave them); return what they had.
+
+        None where that is not known, or where fp16's scaler deals with one that is not finite.
+        """
+        if max_grad_norm == 0:
+            return None
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), max_grad_norm)
+        if self.accelerator.scaler is not None:
+            return None
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def update(self) -> None:
+        """Update the weights and clear the gradients."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 

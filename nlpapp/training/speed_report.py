@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import time
 
 import torch
 
@@ -44,14 +43,14 @@ class SpeedReport(Callback):
 
     def on_start(self, trainer: Trainer) -> None:
         """Begin to count."""
-        self.started = time.monotonic()
+        self.started = trainer.state.train_seconds
 
     def on_step(self, trainer: Trainer, sums: MetricSums) -> None:
         """Tell what there is to tell after this step."""
         self.steps += 1
         state = trainer.state
         if self.steps == 1 and self.compiled and trainer.accelerator.is_main_process:
-            seconds = time.monotonic() - self.started
+            seconds = state.train_seconds - self.started
             logger.info("torch.compile: the first step took %.1f s", seconds)
         if self.steps == WARM_UP:
             self.mark = (state.step, state.tokens, state.train_seconds)

@@ -1,4 +1,4 @@
-"""Steps that cannot be done: a loss that is not finite, a batch that does not fit into memory."""
+"""Steps that cannot be done: a loss or gradient that is not finite, a batch over the memory."""
 
 import contextlib
 import json
@@ -28,11 +28,16 @@ ALLOCATION_FAILURES = (
 
 
 def check_finite(
-    trainer: "Trainer", micro_batches: list[Batch], losses: list[torch.Tensor], sums: MetricSums
+    trainer: "Trainer",
+    micro_batches: list[Batch],
+    losses: list[torch.Tensor],
+    sums: MetricSums,
+    norm: torch.Tensor | None,
 ) -> None:
-    """Stop the run if the step's loss is not finite, and leave its batch for inspection.
+    """Stop the run if the step's loss or gradient is not finite; leave its batch for inspection.
 
-    Call it on all processes. Each one whose own part is not finite writes
+    Call it on all processes. Each one whose own part of the loss is not finite, or all where it is
+    the gradient alone, write
     ``<run>/not_finite/step-<n>-rank-<r>.json``: epoch and step, the indices of the examples in the
     data, the losses of the micro-batches, the sum and count of each metric, and the tensors.
 
@@ -41,22 +46,30 @@ def check_finite(
         micro_batches: this process's part of the step.
         losses: the share of the loss of each of them.
         sums: (sum, count) of each metric over them.
+        norm: of the step's gradient, the same on all processes; None where it is not known.
 
     Raises:
-        TrainingError: the loss is not finite; the message names the folder.
+        TrainingError: one of them is not finite; the message names the folder.
     """
     loss = torch.stack(losses).sum()
-    total = trainer.accelerator.reduce(loss, reduction="sum").item()
-    if math.isfinite(total):
+    # Both in one exchange, as a device waits at each.
+    both = loss[None] if norm is None else torch.stack([loss, norm.to(loss.device)])
+    totals = trainer.accelerator.reduce(both, reduction="sum").tolist()
+    if all(map(math.isfinite, totals)):
         return
+    what, value = next(
+        (what, value)
+        for what, value in zip(("loss", "gradient's norm"), totals, strict=False)
+        if not math.isfinite(value)
+    )
     folder = trainer.checkpointer.run.path / "not_finite"
     # A disk that is full as well must not hide why training stopped.
     with contextlib.suppress(OSError):
-        if not math.isfinite(loss.item()):
+        if what != "loss" or not math.isfinite(loss.item()):
             _leave_batch(folder, trainer, micro_batches, losses, sums)
     trainer.accelerator.wait_for_everyone()
     raise TrainingError(
-        f"the loss of step {trainer.state.step + 1} is {total}; stopped before the update. Its "
+        f"the {what} of step {trainer.state.step + 1} is {value}; stopped before the update. Its "
         f"batch is in {folder}. Last checkpoint: {_last_checkpoint(trainer)}. "
         "Lower the learning rate, check the data, or leave fp16."
     )

@@ -39,6 +39,7 @@ class Trainer:
         accumulation: int,
         max_grad_norm: float,
         num_workers: int,
+        resume: str,
         callbacks: Sequence["Callback"],
         checkpointer: "Checkpointer",
         max_hours: float | None = None,
@@ -48,18 +49,17 @@ class Trainer:
         self.model, self.optimizer = strategy.model, strategy.optimizer
         self.objective, self.steps, self.max_steps = objective, steps, max_steps
         self.schedule, self.accumulation = schedule, accumulation
-        self.max_grad_norm, self.num_workers = max_grad_norm, num_workers
+        self.max_grad_norm, self.num_workers, self.resume = max_grad_norm, num_workers, resume
         self.callbacks, self.checkpointer, self.max_hours = callbacks, checkpointer, max_hours
-        self.state = TrainerState()
+        self.state, self.learning_rate = TrainerState(), 0.0
         self.carry: list[Any] = [None] * accumulation
-        self.learning_rate = 0.0
 
     def fit(self) -> None:
         """Train to the end, or until a callback asks to stop.
 
         Raises:
             Interrupted: SIGTERM or SIGINT came; the state was saved.
-            TrainingError: a loss was not finite, or a batch too large; that step updated nothing.
+            TrainingError: a loss or gradient was not finite, or a batch too large; no update.
         """
         self.model.train()
         try:
@@ -110,8 +110,7 @@ class Trainer:
 
     def _advance(self) -> None:
         state = self.state
-        state.step += 1
-        state.step_in_epoch += 1
+        state.step, state.step_in_epoch = state.step + 1, state.step_in_epoch + 1
         if state.step_in_epoch == self.steps.num_steps(state.epoch):
             state.epoch, state.step_in_epoch = state.epoch + 1, 0
 
@@ -139,11 +138,13 @@ class Trainer:
             self.carry[index] = output.carry
             losses.append(output.loss.detach())
             add_sums(sums, output.metrics)
-        check_finite(self, micro_batches, losses, sums)
-        self.strategy.update(self.max_grad_norm)
+        norm = self.strategy.clip(self.max_grad_norm)
+        check_finite(self, micro_batches, losses, sums, norm)
+        self.strategy.update()
         return sums
 
-    def _stop(self, signal_number: int) -> None:
+    def _stop(self, number: int) -> None:
         saved = f"after step {self.state.step}; saved {self.checkpointer.save(self)}"
-        message = f"stopped by signal {signal_number} {saved}. The same command goes on from there."
-        raise Interrupted(message, signal_number=signal_number)
+        auto = "" if self.resume == "auto" else " with training.resume auto"
+        message = f"stopped by signal {number} {saved}. The same command{auto} goes on from there."
+        raise Interrupted(message, signal_number=number)

@@ -147,8 +147,11 @@ class ZeroStrategy(Strategy):
         # Accelerate's own would update at once, before the loss is found to be finite.
         self.model.backward(loss)
 
-    def update(self, max_grad_norm: float) -> None:
-        """Clip (by `zero_plugin`), update, clear the gradients."""
+    def clip(self, max_grad_norm: float) -> None:
+        """Leave it to the engine, which clips in its update; see `zero_plugin`."""
+
+    def update(self) -> None:
+        """Clip, update, clear the gradients."""
         self.model.step()
 
     @contextmanager

@@ -4,6 +4,8 @@ import logging
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import RobertaConfig, RobertaForMaskedLM
 
 from nlpapp.errors import CheckpointError, ConfigError
 from nlpapp.models.bert_size import BertSizeConfig
@@ -42,6 +44,25 @@ def test_a_folder_gives_its_weights_whatever_the_size(tmp_path):
         build(str(tmp_path / "model"), fingerprint="another")
     with pytest.raises(CheckpointError, match="not a model folder"):
         build(str(tmp_path))
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    """BertForPreTraining would find none of its weights, and all would start at random."""
+    shape = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(**shape, intermediate_size=8, max_position_embeddings=18)
+    save_model_folder(RobertaForMaskedLM(config), tmp_path / "model")
+    for use in (build, lambda folder: positions_of(folder, SIZE, vocab_size=30)):
+        with pytest.raises(ConfigError, match="model holds a 'roberta'; expected a BERT"):
+            use(str(tmp_path / "model"))
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    save_model_folder(build(), tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    renamed = {f"other.{name}": weight for name, weight in load_file(path).items()}
+    save_file(renamed, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="not those of the bert .* no word embeddings"):
+        build(str(tmp_path / "model"))
 
 
 def test_sequences_have_to_fit():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import BertForPreTraining
 
+from nlpapp.errors import ConfigError
 from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.initial_attention import apply_initial_attention
 
@@ -58,6 +59,16 @@ def test_neighbour_start_keeps_the_length_of_vectors_at_any_width():
     torch.testing.assert_close(lengths, torch.full((512,), 0.02 * 10**0.5))
     after = bert.encoder.layer[0].attention.self.query.weight
     assert torch.equal(after[4], query[4]) and not torch.equal(after[3], query[3])
+
+
+@pytest.mark.parametrize(("hidden_size", "num_heads"), [(16, 1), (9, 1), (4, 4)])
+def test_heads_that_cannot_look_at_neighbours_are_refused(hidden_size, num_heads):
+    """One head's directions leave none to the words, and a head of width 1 has no sinusoids."""
+    size = {"num_layers": 1, "hidden_size": hidden_size, "num_heads": num_heads}
+    config = bert_config(BertSizeConfig(**size, neighbour_start=True), vocab_size=50)
+    width = hidden_size // num_heads
+    with pytest.raises(ConfigError, match=f"there are {num_heads} heads of width {width}; it need"):
+        apply_initial_attention(BertForPreTraining(config))
 
 
 def test_nothing_changes_unless_asked_for():

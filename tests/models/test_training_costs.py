@@ -17,9 +17,8 @@ def test_figures_and_log(caplog):
     with torch.device("meta"):
         bert = BertForPreTraining(config)
     how = {"optimizer": "adamw", "precision": "bf16", "gradient_checkpointing": False}
-    figures = training_costs(
-        bert, rows=32, longest=128, sequence_length=100.0, prediction_rate=0.15, **how
-    )
+    read = {"rows": 32, "longest": 128, "sequence_length": 100.0, "prediction_rate": 0.15}
+    figures = training_costs(bert, **read, **how, on_cpu=False, sharded=False)
     memory = bert_memory(config, rows=32, sequence_length=128, predictions=19, **how)
     assert figures == {
         "parameters": 110106428.0,  # BertForPreTraining of bert-base-uncased, tied weights once
@@ -29,3 +28,10 @@ def test_figures_and_log(caplog):
     assert figures["flops_per_token"] == pytest.approx(6 * 89e6, rel=0.1)
     assert "110.11 M parameters" in caplog.text
     assert "32 sequences of 128 tokens" in caplog.text
+    assert "memory of a process: about" in caplog.text
+    training_costs(bert, **read, **how, on_cpu=False, sharded=True)
+    assert "memory of a process before sharding: about" in caplog.text
+    on_cpu = training_costs(bert, **read, **how, on_cpu=True, sharded=False)
+    # With attention dropout it keeps scores: 12 heads, 128 x 128 of them, in 11 layers and more.
+    more = on_cpu["memory_estimate_bytes"] - figures["memory_estimate_bytes"]
+    assert more == pytest.approx(32 * 12 * 128 * 128 * 9 * (11 + 20 / 128))

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file
@@ -299,6 +300,27 @@ def test_phases_that_cannot_be_are_refused_before_the_first_step(tmp_path, data,
     assert not (folder / "phase1").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "group_by_length", "message"),
+    [
+        ({"batch_size": 7}, True, "batch_size is 7, fewer examples than the 8 processes"),
+        ({"tokens_per_batch": 128}, True, "holds 4 of the longest .* fewer than the 8 processes"),
+        ({"tokens_per_batch": 8}, True, "over tokens_per_batch 8"),
+        ({"tokens_per_batch": 0}, True, "tokens_per_batch is 0; it must be at least 1"),
+        ({"tokens_per_batch": 512}, False, "turn group_by_length on"),
+    ],
+)
+def test_batches_of_a_later_phase_are_checked_before_the_first(
+    tmp_path, data, short, monkeypatch, changes, group_by_length, message
+):
+    monkeypatch.setattr(pretrain, "process_state", lambda: SimpleNamespace(num_processes=8))
+    config = two_phases(tmp_path / "run", short, data)
+    phases = [config.phases[0], PhaseConfig(name="phase2", data=data, max_steps=4, **changes)]
+    with pytest.raises(ConfigError, match=f"the phase 'phase2': .*{message}"):
+        pretrain.run(replace(config, phases=phases, group_by_length=group_by_length))
+    assert not (tmp_path / "run" / "phase1").exists()
+
+
 def test_the_hub_is_asked_first_and_gets_the_finished_model(tmp_path, data, monkeypatch):
     asked = []
     hub = HubConfig(repository="me/model")
@@ -325,6 +347,16 @@ def test_a_push_that_a_kill_prevented_is_made_by_the_restart(tmp_path, data, mon
     monkeypatch.setattr(pretrain, "push_folder", lambda config, folder: pushed.append(folder))
     assert pretrain.run(config)["steps"] == 2
     assert pushed == [tmp_path / "run" / "model"]
+
+
+def test_a_finished_run_is_pushed_where_the_option_is_new(tmp_path, data, monkeypatch):
+    config = config_for(tmp_path / "run", data, training={"max_steps": 2})
+    metrics = pretrain.run(config)
+    asked, hub = [], HubConfig(repository="me/model")
+    monkeypatch.setattr(pretrain, "check_hub", asked.append)
+    monkeypatch.setattr(pretrain, "push_folder", lambda *given: asked.append(given))
+    assert pretrain.run(replace(config, hub=hub)) == metrics
+    assert asked == [hub, (hub, tmp_path / "run" / "model")]
 
 
 def test_lamb_with_rates_by_layer_and_activations_computed_twice(tmp_path, data):

@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from nlpapp.data.sampling import ExampleSteps
 from nlpapp.errors import CheckpointError
+from nlpapp.models.bert import BertPretrainingModel
 from nlpapp.objectives.step import StepOutput
 from nlpapp.training import fit, sharding
 from nlpapp.training.evaluate import evaluate_means, predict_rows
@@ -95,7 +96,8 @@ def train(strategy: sharding.Strategy, steps) -> None:
         for index, part in enumerate(own.split(len(own) // 2)):
             with strategy.micro_batch(last=index == 1):
                 strategy.backward(strategy.model(part).sum() / len(rows) * processes)
-        strategy.update(CLIP)
+        strategy.clip(CLIP)
+        strategy.update()
 
 
 def train_whole(model, optimizer, steps) -> None:
@@ -154,6 +156,46 @@ def compare(strategy, plain, plain_optimizer, path: str) -> dict:
     return found
 
 
+def check_pretraining_model(strategy_of) -> float:
+    """Train the model of ``nlpapp pretrain``, whose loss reads weights outside their modules.
+
+    Return how far losses and weights come from those of a whole model, at most.
+    """
+    model = BertPretrainingModel(Bert(0).bert)
+    plain = copy.deepcopy(model)
+    plain_optimizer = optimizer_of(plain)
+    strategy = strategy_of(model)
+    found = []
+    for _ in range(3):
+        with strategy.micro_batch(last=True):
+            loss = pretraining_loss(strategy.model)
+            strategy.backward(loss)
+        strategy.clip(CLIP)
+        strategy.update()
+        plain_loss = pretraining_loss(plain)
+        plain_loss.backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), CLIP)
+        plain_optimizer.step()
+        plain_optimizer.zero_grad()
+        found.append(abs(loss.item() - plain_loss.item()))
+    strategy.copy_weights(model)
+    return max(*found, difference(model.state_dict(), plain.state_dict()))
+
+
+def pretraining_loss(model) -> torch.Tensor:
+    ids = evaluation_rows()
+    places = torch.arange(3, ids.numel(), 5)
+    loss, _, pairs = model(
+        ids, torch.ones_like(ids), torch.zeros_like(ids), places, ids.flatten()[places]
+    )
+    return loss / len(places) + pairs.logsumexp(-1).mean()
+
+
+def evaluation_rows() -> torch.Tensor:
+    (batch,) = evaluation_steps(8, 8).micro_batches(0, 0, rank=0, world_size=1, accumulation=1)
+    return batch["input_ids"]
+
+
 def main(folder: str) -> None:
     os.environ.update(LAUNCHED)
     accelerator = sharding_accelerator()
@@ -195,6 +237,11 @@ def main(folder: str) -> None:
     except CheckpointError as error:
         found["refusal"] = str(error)
 
+    def strategy_of(model):
+        copied = sharding.model_to_train(accelerator, model)
+        return sharding.Strategy(accelerator, copied, optimizer_of(copied))
+
+    found["pretraining"] = check_pretraining_model(strategy_of)
     os.environ["FSDP_AUTO_WRAP_POLICY"] = "NO_WRAP"
     fit.Accelerator = sharding_accelerator
     trained = whole_run(f"{folder}/run")

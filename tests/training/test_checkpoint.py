@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from nlpapp.errors import CheckpointError
@@ -34,6 +35,34 @@ def test_a_named_checkpoint_that_is_damaged_is_refused(tmp_path):
         train(toy(tmp_path / "run", training={"resume": str(folder)}))
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         train(toy(tmp_path / "run", training={"resume": str(folder) + "9"}))
+
+
+@pytest.mark.parametrize(
+    ("saved", "restored"),
+    [(None, None), ([], None), (["0", "1"], "1"), (["0"], None)],
+    ids=["own", "before, no GPU", "before, as many GPUs", "before, fewer GPUs"],
+)
+def test_the_generator_of_the_own_gpu_is_restored(tmp_path, monkeypatch, saved, restored):
+    """A process on the second GPU goes on, also where files of before hold another number of GPUs.
+
+    Those held the states of all of them.
+    """
+    states = {name: torch.tensor([number]) for number, name in enumerate(("0", "1", "own"))}
+    given = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: states["own"])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", given.append)
+    checkpoint.write_rank(tmp_path, 3, 0, [None])
+    folder = checkpoint.partial_folder(tmp_path, 3)
+    if saved is None:
+        restored = "own"
+    else:
+        file = folder / "rank-0.pt"
+        state = torch.load(file, weights_only=True)
+        torch.save(state | {"cuda": [states[name] for name in saved]}, file)
+    checkpoint.read_rank(folder, 0)
+    assert given == ([] if restored is None else [states[restored]])
 
 
 FULL = "Error while serializing: I/O error: No space left on device (os error 28)"

@@ -1,6 +1,8 @@
 """From options to a run: exact resume, best weights, early stopping."""
 
 import json
+import re
+import time
 
 import pytest
 import torch
@@ -70,6 +72,8 @@ def test_lower_precision_trains(tmp_path, precision):
         {"keep_checkpoints": 0},
         {"num_workers": -1},
         {"max_hours": 0.0},
+        {"max_grad_norm": -1.0},
+        {"max_grad_norm": float("nan")},
     ],
 )
 def test_impossible_options_are_refused(options):
@@ -106,6 +110,20 @@ def test_a_compiled_model_is_the_same_model(tmp_path, monkeypatch):
     assert first.keys() == second.keys()
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
     assert "torch.compile: the first step took" in (tmp_path / "compiled/train.log").read_text()
+
+
+def test_the_first_step_is_timed_without_the_evaluation_before_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: None)
+    config = toy(tmp_path / "run", training={"max_steps": 1, "compile": True})
+
+    def slow(model):
+        time.sleep(0.5)
+        return {"score": 1.0}
+
+    _, metrics = train(config, evaluate=slow, evaluate_at_start=True)
+    (told,) = re.findall("first step took (.*) s", (tmp_path / "run" / "train.log").read_text())
+    trained = metrics["tokens"] / metrics["tokens_per_second"]
+    assert float(told) == pytest.approx(trained, abs=0.06)
 
 
 def test_gradient_checkpointing_needs_a_model_that_has_it(tmp_path):

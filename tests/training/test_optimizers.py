@@ -138,7 +138,10 @@ def test_a_model_without_layers_to_tell_apart_is_refused(model):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"learning_rate": -1.0}, "optimizer.learning_rate is -1.0; it must be 0 or more"),
+        ({"learning_rate": float("nan")}, "optimizer.learning_rate is nan"),
+        ({"weight_decay": -1.0}, "optimizer.weight_decay is -1.0"),
+        ({"epsilon": -1.0}, "optimizer.epsilon is -1.0"),
         ({"beta1": 1.0}, "beta1 and beta2"),
         ({"layer_decay": 0.0}, "layer_decay is 0.0"),
         (

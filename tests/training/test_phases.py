@@ -87,13 +87,31 @@ LENGTHS = {"short": 128, "long": 512, "longer": 600}
 def test_phases_that_cannot_follow_each_other_are_refused(phases, message):
     made = [PhaseConfig(name=name, data=data) for name, data in phases]
     with pytest.raises(ConfigError, match=message):
-        check_phases(made, LENGTHS.__getitem__, 512)
+        check_phases(made, LENGTHS.__getitem__, 512, lambda phase: None)
 
 
 def test_evaluation_data_has_to_fit_the_model_too():
     phase = PhaseConfig(name="a", data="short", evaluation_data="longer")
     with pytest.raises(ConfigError, match="600 tokens, .* set size.max_position_embeddings to 600"):
-        check_phases([phase], LENGTHS.__getitem__, 512)
+        check_phases([phase], LENGTHS.__getitem__, 512, lambda phase: None)
+
+
+def test_options_of_each_phase_are_checked_and_the_phase_is_named():
+    def check(phase):
+        if phase.name == "b":
+            raise ConfigError("batch_size is 1")
+
+    phases = [PhaseConfig(name=name, data="short") for name in "ab"]
+    with pytest.raises(ConfigError, match="^the phase 'b': batch_size is 1$"):
+        check_phases(phases, LENGTHS.__getitem__, 512, check)
+
+
+def test_a_checkpoint_to_go_on_from_is_that_of_one_phase():
+    phase = PhaseConfig(name="a", data="d")
+    for resume in ("auto", "never"):
+        assert phase.training(replace(TRAINING, resume=resume)).resume == resume
+    with pytest.raises(ConfigError, match="training.resume is top/a/step-5, .* expected auto"):
+        phase.training(replace(TRAINING, resume="top/a/step-5"))
 
 
 def test_two_lengths_for_one_phase_are_refused():
@@ -134,8 +152,15 @@ def test_the_records_of_the_whole_go_on_where_a_phase_ended(tmp_path):
         {"step": 5, "split": "train", "seconds": 2.5, "loss": 1.0},
         {"step": 15, "split": "train", "seconds": 7.5, "loss": 1.0},
     ]
-    log = (tmp_path / "top" / "train.log").read_text()
-    assert log == "log of top\nlog of a\nlog of b\n"
+    log = tmp_path / "top" / "train.log"
+    assert log.read_text() == "log of top\nlog of a\nlog of b\n"
+    # Killed before the run was complete: a restart adds to the logs, and joins them again.
+    for folder in (tmp_path / "top", tmp_path / "top" / "b"):
+        with open(folder / "train.log", "a") as file:
+            file.write(f"restart of {folder.name}\n")
+    join_records(RunFolder(tmp_path / "top", is_main=True), {"a": FIRST, "b": SECOND})
+    expected = ["log of top", "restart of top", "log of a", "log of b", "restart of b"]
+    assert log.read_text().splitlines() == expected
 
 
 def test_each_phase_starts_from_the_model_of_the_one_before(tmp_path):

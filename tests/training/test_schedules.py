@@ -57,6 +57,12 @@ def test_shares_outside_their_range_are_refused(options):
         ScheduleConfig(**options)
 
 
+@pytest.mark.parametrize("power", [-1.0, float("nan")])
+def test_a_power_that_is_none_is_refused(power):
+    with pytest.raises(ConfigError, match=f"schedule.power is {power}; it must be 0 or more"):
+        ScheduleConfig(power=power)
+
+
 def test_warmup_and_decay_must_fit():
     with pytest.raises(ConfigError, match="more than 1"):
         ScheduleConfig(name="warmup_stable_decay", warmup_ratio=0.6, decay_ratio=0.5)

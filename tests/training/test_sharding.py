@@ -57,6 +57,11 @@ def test_training_equals_the_whole_model(found):
     assert found[1]["elsewhere"] == [0, 0]
 
 
+def test_the_model_of_pretrain_trains_as_a_whole_one(found):
+    """Its losses and weights; the last layer is cut short, and the vocabulary's loss in blocks."""
+    assert all(process["pretraining"] < 1e-5 for process in found)
+
+
 def test_what_was_gathered_loads_and_trains_on(found):
     assert all(process["resumed"] < 1e-5 for process in found)
 
@@ -151,6 +156,15 @@ def test_the_config_file_gives_what_was_tested(monkeypatch):
     assert plugin.transformer_cls_names_to_wrap == ["BertLayer"]
     # With it on, the weights of one process are given out, and tied ones come apart.
     assert plugin.cpu_ram_efficient_loading is False
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_who_will_cut_the_model(monkeypatch, name):
+    for known in ("FSDP", "DEEPSPEED"):
+        monkeypatch.delenv(f"ACCELERATE_USE_{known}", raising=False)
+    assert not sharding.will_shard()
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    assert sharding.will_shard()
 
 
 def test_precision_of_the_pieces(monkeypatch):

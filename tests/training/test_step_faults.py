@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from nlpapp.errors import TrainingError
 from tests.training.toy import ToyObjective, make_steps, train
-from tests.training.toy_runs import state_of, toy
+from tests.training.toy_runs import check_identical, state_of, toy
 
 
 def test_a_loss_that_is_not_finite_leaves_its_batch(tmp_path):
@@ -28,6 +29,30 @@ def test_a_loss_that_is_not_finite_leaves_its_batch(tmp_path):
         assert left["input_ids"] == batch["input_ids"].tolist()
     assert [math.isfinite(float(loss)) for loss in record["losses"]] == [True, False]
     assert record["metrics"]["loss"][0] == "nan"
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path, monkeypatch):
+    """A finite loss may have one, as the root of zero does."""
+    options = {"training": {"checkpoint_every": 13}}
+    whole, _ = train(toy(tmp_path / "whole", **options))
+    real, calls = ToyObjective.__call__, []
+
+    def call(self, model, *arguments):
+        calls.append(arguments)
+        output = real(self, model, *arguments)
+        if len(calls) != 14:
+            return output
+        return replace(output, loss=output.loss + (0 * model.head.bias).sqrt().sum())
+
+    monkeypatch.setattr(ToyObjective, "__call__", call)
+    folder = tmp_path / "run"
+    config = toy(folder, **options)
+    with pytest.raises(TrainingError, match=r"gradient's norm of step 14 is nan; .*step-13"):
+        train(config)
+    record = json.loads((folder / "not_finite" / "step-14-rank-0.json").read_text())
+    assert record["examples"] and math.isfinite(float(record["losses"][0]))
+    resumed, _ = train(config)
+    check_identical(state_of(whole), state_of(resumed))
 
 
 def out_of_memory():

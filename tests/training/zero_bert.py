@@ -16,15 +16,16 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
 from nlpapp.errors import CheckpointError, TrainingError
-from nlpapp.models.bert import BertPretrainingModel
 from nlpapp.training import fit, sharding, zero
 from nlpapp.training.evaluate import evaluate_means
 from tests.training.sharded_bert import (
     CLIP,
     Bert,
     RowLoss,
+    check_pretraining_model,
     compare,
     difference,
+    evaluation_rows,
     evaluation_steps,
     optimizer_of,
     train,
@@ -116,38 +117,6 @@ def check_bf16() -> float:
     return float((losses[0] - losses[1]).abs().max())
 
 
-def check_pretraining_model() -> float:
-    """Train the model of ``nlpapp pretrain``, whose loss reads weights outside their modules."""
-    model = BertPretrainingModel(Bert(0).bert)
-    plain = copy.deepcopy(model)
-    plain_optimizer = optimizer_of(plain)
-    strategy = strategy_of(model)
-    for _ in range(3):
-        with strategy.micro_batch(last=True):
-            strategy.backward(pretraining_loss(strategy.model))
-        strategy.update(CLIP)
-        pretraining_loss(plain).backward()
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), CLIP)
-        plain_optimizer.step()
-        plain_optimizer.zero_grad()
-    strategy.copy_weights(model)
-    return difference(model.state_dict(), plain.state_dict())
-
-
-def pretraining_loss(model) -> torch.Tensor:
-    ids = evaluation_rows()
-    places = torch.arange(3, ids.numel(), 5)
-    loss, _, pairs = model(
-        ids, torch.ones_like(ids), torch.zeros_like(ids), places, ids.flatten()[places]
-    )
-    return loss / len(places) + pairs.logsumexp(-1).mean()
-
-
-def evaluation_rows() -> torch.Tensor:
-    (batch,) = evaluation_steps(8, 8).micro_batches(0, 0, rank=0, world_size=1, accumulation=1)
-    return batch["input_ids"]
-
-
 def not_finite(folder: str) -> str:
     config = toy(folder, explode_at=3, training={"max_steps": 4, "checkpoint_every": 2})
     try:
@@ -164,7 +133,7 @@ def main(folder: str, *stages: str) -> None:
         os.environ["ACCELERATE_DEEPSPEED_ZERO_STAGE"] = stage
         found[stage] = check_stage(folder)
     found["bf16"] = check_bf16()
-    found["pretraining"] = check_pretraining_model()
+    found["pretraining"] = check_pretraining_model(strategy_of)
     fit.Accelerator = zero_accelerator
     found["not finite"] = not_finite(f"{folder}/broken")
     trained = whole_run(f"{folder}/run")
