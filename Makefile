@@ -23,6 +23,8 @@ check: $(VENV)/.test
 
 # BENCH_GLUE="--model FOLDER --data_dir GLUE --output_dir runs/bench/finetuning" compares fine-tuning with transformers' Trainer.
 # BENCH_DEPLOYMENT="--minilm FOLDER --peer PYTHON --bare PYTHON" compares bundles with PyTorch and optimum-onnx.
+# BENCH_TRANSFORMER_XL="--original FOLDER/pytorch" compares the speed of a Transformer-XL with its authors' code.
+# BENCH_LANGUAGE_MODEL="--data WIKITEXT-2 --original FOLDER/pytorch --sides ours original" trains both for an hour each.
 # BENCH_DATA="--bert CHECKOUT --vocabulary vocab.txt --novels FOLDER" compares make-data with the original script.
 bench: $(VENV)/.test
 	$(BIN)/python benchmarks/pretraining_step.py
@@ -33,6 +35,8 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/serving.py --fuzz-seconds 0
 	$(BIN)/python benchmarks/language_model_evaluation.py --threads 1
 	$(BIN)/python benchmarks/language_model_generation.py --threads 1
+	$(if $(BENCH_TRANSFORMER_XL),$(BIN)/python benchmarks/transformer_xl.py --threads 1 $(BENCH_TRANSFORMER_XL))
+	$(if $(BENCH_LANGUAGE_MODEL),$(BIN)/python benchmarks/language_model_budget.py $(BENCH_LANGUAGE_MODEL))
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix nlpapp tests scripts benchmarks

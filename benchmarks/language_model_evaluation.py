@@ -2,9 +2,9 @@
 
 The model of characters has random weights, which take the same time as trained ones; give --model
 and --text for a trained one, whose losses on the same tokens are then worth reading. Both sides are
-timed in turn in one process: the window predicts one token from each forward pass of its own, the
-memory as many as a segment has. The paper's speed-ups (table 9 of arXiv 1901.02860, on a GPU) are
-printed beside those measured.
+timed in turn in one process, on a GPU where there is one: the window predicts one token from each
+forward pass of its own, the memory as many as a segment has. The paper's speed-ups (table 9 of
+arXiv 1901.02860, on a GPU) are printed beside those measured.
 
     python benchmarks/language_model_evaluation.py [--lengths 800 1800 3800] [--windows 4]
 """
@@ -12,20 +12,31 @@ printed beside those measured.
 import argparse
 import dataclasses
 import json
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from nlpapp.data.token_stream import encode_text
 from nlpapp.evaluation.context_windows import compare_with_windows
 from nlpapp.models.language_models import TransformerXLSizeConfig, open_language_model
-from nlpapp.text.vocabulary import load_vocabulary
+from nlpapp.text.language_text import LanguageText
+from nlpapp.text.vocabulary import Vocabulary, load_vocabulary
+from nlpapp.training.processes import process_state
 
 PAPER = {800: 363, 1800: 773, 3800: 1874}
 VOCABULARY = 256
 
 
-def main() -> None:
+def read_ids(text_file: str, vocabulary: Vocabulary) -> np.ndarray:
+    """Return the ids of a text as evaluate-lm scores them, the end of each line included."""
+    with tempfile.TemporaryDirectory() as folder:
+        return np.array(encode_text(LanguageText(text_file), vocabulary, Path(folder)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print one JSON line for each attention length."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=list(PAPER))
@@ -37,7 +48,7 @@ def main() -> None:
     parser.add_argument("--model", help="folder of a trained model, with --text")
     parser.add_argument("--text", help="text to score with --model")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     size = TransformerXLSizeConfig(
@@ -48,7 +59,7 @@ def main() -> None:
     )
     if options.model:
         vocabulary = load_vocabulary(options.model)
-        ids = np.array(vocabulary.encode(Path(options.text).read_text(encoding="utf-8")))
+        ids = read_ids(options.text, vocabulary)
         entries, fingerprint = len(vocabulary), vocabulary.fingerprint()
     else:
         needed = max(options.lengths) + 2 * options.segment + 1
@@ -56,7 +67,7 @@ def main() -> None:
         entries, fingerprint = VOCABULARY, ""
     model = open_language_model(
         options.model, size=size, vocab_size=entries, fingerprint=fingerprint
-    )
+    ).to(process_state().device)
     for length in options.lengths:
         found = compare_with_windows(
             model,
@@ -69,7 +80,8 @@ def main() -> None:
         )
         figures = dataclasses.asdict(found)
         figures |= {"paper_speed_up": PAPER.get(length), "parameters": model.num_parameters()}
-        print(json.dumps(figures | {"segment_length": options.segment}), flush=True)
+        figures |= {"segment_length": options.segment, "device": model.device.type}
+        print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,27 +16,54 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-VOCABULARY = 10000
-SIZES = {  # layers, segment and memory, lanes
-    "4 layers, 64 + 64, batch 16": (4, 64, 16),
-    "6 layers, 128 + 128, batch 8": (6, 128, 8),
+
+@dataclass(frozen=True)
+class Size:
+    """A model, and the segments it reads."""
+
+    layers: int
+    length: int
+    """Tokens of a segment, and positions of memory."""
+    lanes: int
+    width: int = 256
+    heads: int = 4
+    inner: int = 1024
+    vocabulary: int = 10000
+    cutoffs: tuple[int, ...] = ()
+
+    def draw(self) -> torch.Tensor:
+        """Return random ids (B, T + 1)."""
+        return torch.randint(0, self.vocabulary, (self.lanes, self.length + 1))
+
+
+SIZES = {
+    "4 layers, 64 + 64, batch 16": Size(4, 64, 16),
+    "6 layers, 128 + 128, batch 8": Size(6, 128, 8),
 }
 
 
 class Ours:
-    """nlpapp's model and optimizer; ``step`` goes through one segment."""
+    """nlpapp's model and optimizer; ``loss`` goes through one segment."""
 
-    def __init__(self, layers: int, length: int, folder: str) -> None:
+    def __init__(self, size: Size, folder: str, device: str = "cpu") -> None:
         from nlpapp.models.transformer_xl import TransformerXLConfig, TransformerXLLMHeadModel
 
         config = TransformerXLConfig(
-            vocab_size=VOCABULARY, num_hidden_layers=layers, mem_len=length, dropout=0.1
+            vocab_size=size.vocabulary,
+            hidden_size=size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            intermediate_size=size.inner,
+            mem_len=size.length,
+            cutoffs=list(size.cutoffs),
+            dropout=0.1,
         )
-        self.model = TransformerXLLMHeadModel(config)
+        self.model = TransformerXLLMHeadModel(config).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2.5e-4, fused=True)
         self.memory = None
 
@@ -50,14 +77,18 @@ class Ours:
 class Theirs:
     """The authors' model as their train.py makes it."""
 
-    def __init__(self, layers: int, length: int, folder: str) -> None:
+    def __init__(self, size: Size, folder: str, device: str = "cpu") -> None:
         sys.path[:0] = [folder, f"{folder}/utils"]
         from mem_transformer import MemTransformerLM
 
-        lengths = {"tgt_len": length, "ext_len": 0, "mem_len": length}
+        options = {"tgt_len": size.length, "ext_len": 0, "mem_len": size.length}
+        if size.cutoffs:
+            tied = [False] + [True] * len(size.cutoffs)  # as train.py has it
+            options |= {"adapt_inp": True, "cutoffs": list(size.cutoffs), "tie_projs": tied}
+        shape = (size.heads, size.width, size.width // size.heads, size.inner)
         self.model = MemTransformerLM(
-            VOCABULARY, layers, 4, 256, 64, 1024, dropout=0.1, dropatt=0.0, **lengths
-        )
+            size.vocabulary, size.layers, *shape, dropout=0.1, dropatt=0.0, **options
+        ).to(device)
         for parameter in self.model.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=2.5e-4)
@@ -93,12 +124,12 @@ def peak(kind: str, name: str, folder: str) -> float:
 
 def print_peak(kind: str, name: str, folder: str) -> None:
     """Print the growth of this process's peak resident memory by three training steps, in MB."""
-    layers, length, lanes = SIZES[name]
+    size = SIZES[name]
     import nlpapp.models  # noqa: F401 - for both sides, so that its imports do not count
 
     before = peak_mb()
-    side = {"ours": Ours, "theirs": Theirs}[kind](layers, length, folder)
-    run(side, torch.randint(0, VOCABULARY, (lanes, length + 1)), 3, True)
+    side = {"ours": Ours, "theirs": Theirs}[kind](size, folder)
+    run(side, size.draw(), 3, True)
     print(peak_mb() - before)
 
 
@@ -121,9 +152,9 @@ def main() -> None:
     if options.peak:
         print_peak(*options.peak, options.original)
         return
-    for name, (layers, length, lanes) in SIZES.items():
-        sides = [kind(layers, length, options.original) for kind in (Ours, Theirs)]
-        ids = torch.randint(0, VOCABULARY, (lanes, length + 1))
+    for name, size in SIZES.items():
+        sides = [kind(size, options.original) for kind in (Ours, Theirs)]
+        ids = size.draw()
         for training in (True, False):
             ratios = []
             for turn in range(options.turns + 1):

@@ -15,6 +15,7 @@ lanes cannot be of equal length the last are padded, with labels of -100.
 Legend: n = tokens, T = segment length, L = tokens of a lane.
 """
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -41,7 +42,7 @@ def smallest_dtype(vocab_size: int) -> np.dtype:
 
 
 def write_token_ids(
-    path: Path, lines: Iterable[Sequence[int] | np.ndarray], vocab_size: int
+    path: Path, lines: Iterable[Sequence[int] | np.ndarray], vocab_size: int, *, name: str
 ) -> np.ndarray:
     """Write the ids of ``lines``, one after the other, to an .npy file; return it memory-mapped.
 
@@ -52,6 +53,7 @@ def write_token_ids(
         path: where the .npy file goes; folders are made.
         lines: ids of each line, <eos> included.
         vocab_size: V; decides the integer type.
+        name: what error messages call the text.
 
     Raises:
         DataError: there is no token, or no room for the file.
@@ -66,7 +68,7 @@ def write_token_ids(
                     file.write(np.asarray(ids, dtype=dtype).tobytes())
             num_tokens = body.stat().st_size // dtype.itemsize
             if not num_tokens:
-                raise DataError(f"there is no token to write to {path}: the text is empty.")
+                raise DataError(f"{name} is empty: it has no token.")
             # The header holds the number of tokens, which is known only now.
             with open(whole, "wb") as file, open(body, "rb") as source:
                 header = {"descr": dtype.str, "fortran_order": False, "shape": (num_tokens,)}
@@ -92,7 +94,7 @@ def encode_text(text: LanguageText, vocabulary: Vocabulary, folder: Path) -> np.
     if path.is_file():
         ids = np.load(path, mmap_mode="r", allow_pickle=False)
     else:
-        ids = write_token_ids(path, text.encode(vocabulary), len(vocabulary))
+        ids = write_token_ids(path, text.encode(vocabulary), len(vocabulary), name=text.name)
     blocks = (ids[start : start + BLOCK] for start in range(0, len(ids), BLOCK))
     if not any((block != vocabulary.end_id).any() for block in blocks):
         raise DataError(f"{text.name} has only empty lines: there is nothing to learn or to score.")
@@ -192,6 +194,14 @@ class StreamSteps:
         self.variable_length = variable_length
         self.lane_length = -(-len(token_ids) // self.num_lanes)
         self._cut: tuple[int, np.ndarray] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The number of tokens and a hash of them, for a message: another text has another."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self.token_ids), BLOCK):
+            digest.update(self.token_ids[start : start + BLOCK].tobytes())
+        return f"{len(self.token_ids)} tokens {digest.hexdigest()[:12]}"
 
     def num_steps(self, epoch: int) -> int:
         """Return the number of segments of a lane."""

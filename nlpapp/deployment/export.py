@@ -289,6 +289,11 @@ def export_language_model(
             f"a language model of type '{model.config.model_type}' cannot be exported; "
             "supported is transformer_xl."
         )
+    if model.config.position_embedding_type != "relative":
+        raise ConfigError(
+            "a Transformer-XL with absolute positions, the paper's baseline, cannot be exported; "
+            "train one with relative positions (size.absolute_positions false)."
+        )
     for name, reason in (
         ("int8-static", "the ranges of its memory are not known beforehand"),
         ("torch-export", "it would fix how much memory there is"),

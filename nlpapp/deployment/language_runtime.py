@@ -16,7 +16,8 @@ from nlpapp.deployment.runtime import Bundle
 from nlpapp.errors import ConfigError, DataError
 
 PROMPT_SEGMENT = 512
-"""Tokens of a prompt that are read at once; as `nlpapp generate` does, whose text is the same."""
+"""Tokens of a prompt that are read at once, and without a memory those that each token is written
+from; as `nlpapp generate` does, whose text is the same."""
 
 
 class LanguageModel(Bundle):
@@ -72,14 +73,23 @@ class LanguageModel(Bundle):
         top_k: int = 0,
         top_p: float = 1.0,
     ) -> Iterator[int]:
-        """Yield the ids that the model puts after ``prompt``, at least one id, never <unk>."""
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        """Yield the ids that the model puts after ``prompt``, at least one id, never <unk>.
+
+        A model exported without memory writes each from the last `PROMPT_SEGMENT` ids.
+
+        Raises:
+            ConfigError: an option is out of range.
+        """
+        if not 0 <= temperature < np.inf or top_k < 0 or not 0 < top_p <= 1:
             raise ConfigError(
-                f"temperature {temperature} and top_k {top_k} must not be negative, and top_p "
-                f"{top_p} must be over 0 and at most 1."
+                f"temperature {temperature} and top_k {top_k} must be finite and not negative, and "
+                f"top_p {top_p} must be over 0 and at most 1."
             )
         memory, pending = self.empty_memory(), list(prompt)
+        remembers = bool(self.manifest["mem_len"])
         for _ in range(max_new_tokens):
+            if not remembers:
+                pending = pending[-PROMPT_SEGMENT:]
             for start in range(0, len(pending), PROMPT_SEGMENT):
                 logits, memory = self.step(pending[start : start + PROMPT_SEGMENT], memory)
             scores = logits[-1].copy()
@@ -90,7 +100,7 @@ class LanguageModel(Bundle):
             )
             token = int(rng.choice(len(shares), p=shares))
             yield token
-            pending = [token]
+            pending = [token] if remembers else [*pending, token]
 
     def empty_memory(self) -> list[np.ndarray]:
         """Return the memory at the start of a text: (1, 0, D) of each layer."""
@@ -120,7 +130,9 @@ def next_token_probabilities(
     That one cannot be imported where there is no PyTorch; a test holds the two together.
     """
     if temperature == 0:
-        return np.eye(len(logits))[int(logits.argmax())]
+        certain = np.zeros(len(logits))
+        certain[logits.argmax()] = 1.0
+        return certain
     scores = logits.astype(np.float64) / temperature
     shares = np.exp(scores - scores.max())
     order = np.argsort(-shares, kind="stable")

@@ -85,10 +85,15 @@ def line_text(vocabulary, ids):
 
 
 def generate(manifest, session, ids, count, temperature, rng):
-    """Yield ``count`` ids after ``ids``; the memory holds what was read before."""
+    """Yield ``count`` ids after ``ids``; the memory holds what was read before.
+
+    A model without memory writes each from the last 512.
+    """
+    remembers = bool(manifest["mem_len"])
     layers, width = manifest["num_layers"], manifest["hidden_size"]
     memory = [np.zeros((1, 0, width), np.float32) for _ in range(layers)]
     for _ in range(count):
+        ids = ids if remembers else ids[-512:]
         for start in range(0, len(ids), 512):
             feed = {f"memory_{layer}": states for layer, states in enumerate(memory)}
             feed["input_ids"] = np.array([ids[start : start + 512]], np.int64)
@@ -97,8 +102,9 @@ def generate(manifest, session, ids, count, temperature, rng):
         if manifest["unknown_id"] is not None:
             scores[manifest["unknown_id"]] = -np.inf
         shares = np.exp((scores - scores.max()) / max(temperature, 1e-6))
-        ids = [int(rng.choice(len(shares), p=shares / shares.sum()))]
-        yield ids[0]
+        new = int(rng.choice(len(shares), p=shares / shares.sum()))
+        yield new
+        ids = [new] if remembers else [*ids, new]
 
 
 if __name__ == "__main__":

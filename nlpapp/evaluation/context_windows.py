@@ -1,19 +1,17 @@
-"""What context is worth: windows without memory, their cost, and the effective length of context.
+"""Windows without memory: what they predict, and what they cost against a memory.
 
 A model without memory can predict each token from a full context only by reading a fresh window for
 each token (the "vanilla" evaluation of Al-Rfou et al. 2019). Dai et al. 2019 (arXiv 1901.02860)
-compare that with reading segment by segment with a memory, and measure how far back a model uses
-its context.
+compare that with reading segment by segment with a memory.
 
 Models are called as ``model(input_ids, memory=, mem_len=, logits_to_keep=)`` and return ``logits``
 (log-probabilities) and ``memory``.
 
-Legend: N = models, C = lengths of context, S = scored tokens.
+Legend: S = scored tokens.
 """
 
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +66,8 @@ class MemoryReader:
             for part in fill.split(self.segment_length, dim=1):
                 output = self.model(part, memory=memory, mem_len=self.mem_len, logits_to_keep=1)
                 memory = output.memory
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
         start = time.perf_counter()
         for place in range(first, first + count, self.segment_length):
             stop = min(place + self.segment_length, first + count)
@@ -156,74 +156,3 @@ def compare_with_windows(
         memory_seconds=statistics.median(memory for _, memory in pairs),
         speed_up=statistics.median(window / memory for window, memory in pairs),
     )
-
-
-def context_losses(
-    model: Any,
-    token_ids: np.ndarray,
-    *,
-    lengths: Sequence[int],
-    num_targets: int,
-    batch_size: int = 8,
-) -> np.ndarray:
-    """Return the losses of tokens, evenly spread over the text, by length of context: (C, S)."""
-    longest = max(lengths)
-    if len(token_ids) <= longest + 1:
-        raise ConfigError(
-            f"the text has {len(token_ids)} tokens, too few for a context of {longest}."
-        )
-    places = np.linspace(longest, len(token_ids) - 1, min(num_targets, len(token_ids) - longest))
-    targets = np.unique(places.astype(np.int64))
-    rows = [
-        window_losses(model, token_ids, targets, window=length, batch_size=batch_size)
-        for length in lengths
-    ]
-    return np.stack(rows)
-
-
-def relative_gain(
-    losses: np.ndarray, model: int, short: int, long: int, *, ratio: float = 1.0
-) -> float:
-    """Return the relative fall of perplexity from a longer context, 0 to 1 (the paper's g_i).
-
-    Only what improves on the best model of the group with the short context counts, and only at the
-    share ``ratio`` of tokens that this best model finds hardest (appendix C of the paper).
-
-    Args:
-        losses: (N, C, S), in nats.
-        model: index i of the model in its group.
-        short: index of the short context.
-        long: index of the long context.
-        ratio: r of the paper, which uses 0.1, 0.5 and 1.
-    """
-    baseline = losses[:, short].min(axis=0)  # (S,)
-    hardest = np.argsort(-baseline, kind="stable")[: max(1, round(ratio * len(baseline)))]
-
-    def relative_loss(context: int) -> float:
-        return float(np.minimum(baseline, losses[model, context])[hardest].mean())
-
-    # 1 - exp of a difference: the perplexities themselves may be beyond what a float holds.
-    return -float(np.expm1(relative_loss(long) - relative_loss(short)))
-
-
-def relative_effective_context_length(
-    losses: np.ndarray,
-    lengths: Sequence[int],
-    model: int,
-    *,
-    ratio: float = 1.0,
-    threshold: float = 0.01,
-) -> int:
-    """Return the length from which one step more gains less than ``threshold`` (the paper's RECL).
-
-    Args:
-        losses: (N, C, S), in nats, of a group of models that predict the same tokens.
-        lengths: (C,) evenly growing lengths of context, in tokens.
-        model: index of the model in its group.
-        ratio: see `relative_gain`.
-        threshold: of the relative gain; 0.01 in the paper.
-    """
-    for short in range(len(lengths) - 1):
-        if relative_gain(losses, model, short, short + 1, ratio=ratio) < threshold:
-            return lengths[short]
-    return lengths[-1]

@@ -29,17 +29,24 @@ class Counts(Protocol):
         """What blanks separate."""
 
 
-def text_figures(loss: float, num_tokens: int, counts: Counts) -> dict[str, float]:
+def text_figures(
+    loss: float, token_ids: np.ndarray, counts: Counts, *, unknown_id: int | None = None
+) -> dict[str, float]:
     """Return bits by character and byte and the word-level perplexity, and all counts.
 
     Args:
         loss: mean loss of a token, in nats.
-        num_tokens: predicted tokens; all of the text's.
+        token_ids: (n,), the predicted tokens; all of the text's.
         counts: of the same text.
+        unknown_id: of <unk>, whose share is ``unknown_rate``: a text with more of it is easier.
     """
+    num_tokens = len(token_ids)
     nats = loss * num_tokens
     by_word = nats / counts.words
-    return {
+    unknown = {}
+    if unknown_id is not None:
+        unknown["unknown_rate"] = float((token_ids == unknown_id).mean())
+    return unknown | {
         "predicted_tokens": float(num_tokens),
         "bits_per_character": nats / math.log(2) / counts.characters,
         "bits_per_byte": nats / math.log(2) / counts.bytes,

@@ -47,7 +47,7 @@ WORDS = {
 def describe(name: str) -> str:
     """Return the words for a snake_case column or metric: ``latency_ms`` -> ``latency (ms)``."""
     *words, last = name.split("_")
-    if words and last in UNITS and words[-1] != "per":
+    if words and last in UNITS and words[-1] != "per" and not words[-1].isdigit():
         return f"{' '.join(WORDS.get(word, word) for word in words)} ({UNITS[last]})"
     return " ".join(WORDS.get(word, word) for word in [*words, last])
 

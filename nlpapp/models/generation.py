@@ -1,8 +1,11 @@
 """Text from a language model, one token at a time, its memory kept between tokens.
 
-So a token costs the same however long the text has become, once the memory is full.
+So a token costs the same however long the text has become, once the memory is full. Where nothing
+is remembered, the last tokens are read anew for each one.
 """
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,16 +16,18 @@ from nlpapp.errors import ConfigError
 from nlpapp.models.transformer_xl import TransformerXLLMHeadModel
 
 PROMPT_SEGMENT = 512
-"""Tokens of a prompt that are read at once: bounds the memory that attention needs."""
+"""Tokens of a prompt that are read at once: bounds the memory that attention needs. Without memory,
+the tokens that each one is written from."""
 
 
 def check_sampling(
     *, temperature: float, top_k: int, top_p: float, repetition_penalty: float = 1.0
 ) -> None:
     """Raise ConfigError if an option of `next_token_probabilities` is out of range."""
-    if temperature < 0:
+    if not 0 <= temperature < math.inf:
         raise ConfigError(
-            f"temperature: {temperature} is negative; 0 takes the likeliest token, 1 samples."
+            f"temperature: {temperature} is negative or not finite; 0 takes the likeliest token, "
+            "1 samples."
         )
     if top_k < 0:
         raise ConfigError(
@@ -30,9 +35,10 @@ def check_sampling(
         )
     if not 0 < top_p <= 1:
         raise ConfigError(f"top_p: {top_p} must be over 0 and at most 1 (1: all tokens).")
-    if repetition_penalty <= 0:
+    if not 0 < repetition_penalty < math.inf:
         raise ConfigError(
-            f"repetition_penalty: {repetition_penalty} must be over 0; 1 is none, 1.2 is usual."
+            f"repetition_penalty: {repetition_penalty} must be over 0 and finite; 1 is none, 1.2 "
+            "is usual."
         )
 
 
@@ -49,7 +55,9 @@ def next_token_probabilities(
             (Holtzman et al. 2020, arXiv 1904.09751).
     """
     if temperature == 0:
-        return np.eye(len(logits))[int(logits.argmax())]
+        certain = np.zeros(len(logits))
+        certain[logits.argmax()] = 1.0
+        return certain
     scores = logits.astype(np.float64) / temperature
     probabilities = np.exp(scores - scores.max())
     probabilities /= probabilities.sum()
@@ -72,6 +80,15 @@ def penalise_repetition(logits: np.ndarray, seen: Sequence[int], penalty: float)
     places = np.unique(np.asarray(seen, dtype=np.int64))
     penalised[places] *= penalty
     return penalised
+
+
+def equal_lengths(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Yield batches of places in ``prompts``, each of prompts of one length."""
+    ordered = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+    for _, group in itertools.groupby(ordered, key=lambda place: len(prompts[place])):
+        places = list(group)
+        for start in range(0, len(places), batch_size):
+            yield places[start : start + batch_size]
 
 
 @torch.inference_mode()
@@ -99,11 +116,13 @@ def generate_batch(
         top_k: 0 for all.
         top_p: 1 for all.
         repetition_penalty: see `penalise_repetition`, over prompt and text; 1: none.
-        mem_len: positions that each layer remembers; None: the model's own.
+        mem_len: positions that each layer remembers; None: the model's own. With 0 each token is
+            written from the last `PROMPT_SEGMENT` of prompt and text, which are read anew for it.
         forbidden: ids that are never yielded.
 
     Raises:
-        ConfigError: an option is out of range, or the prompts are of several lengths.
+        ConfigError: an option is out of range, the prompts are of several lengths, or a model with
+            absolute positions is to have a memory.
     """
     check_sampling(
         temperature=temperature, top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty
@@ -111,12 +130,15 @@ def generate_batch(
     if len({len(prompt) for prompt in prompts}) != 1:
         raise ConfigError("prompts of one batch must have the same number of tokens.")
     device = next(model.parameters()).device
+    mem_len = model.config.mem_len if mem_len is None else mem_len
     memory = None
     texts = [list(prompt) for prompt in prompts]
-    pending = torch.tensor(texts)  # read but not yet seen by the model
+    pending = torch.tensor(texts, device=device)  # read but not yet seen by the model
     for _ in range(max_new_tokens):
+        if not mem_len:
+            pending = pending[:, -PROMPT_SEGMENT:]
         for segment in pending.split(PROMPT_SEGMENT, dim=1):
-            output = model(segment.to(device), memory=memory, mem_len=mem_len, logits_to_keep=1)
+            output = model(segment, memory=memory, mem_len=mem_len, logits_to_keep=1)
             memory = output.memory
         tokens = []
         rows = output.logits[:, -1].float().cpu().numpy()
@@ -130,7 +152,8 @@ def generate_batch(
             tokens.append(int(rng.choice(len(probabilities), p=probabilities)))
             text.append(tokens[-1])
         yield tokens
-        pending = torch.tensor(tokens)[:, None]
+        new = torch.tensor(tokens, device=device)[:, None]
+        pending = new if mem_len else torch.cat([pending, new], dim=1)
 
 
 def generate_ids(

@@ -99,7 +99,7 @@ def open_language_model(
         raise CheckpointError(
             f"{folder} holds a {found}, not a language model; train one with nlpapp train-lm."
         )
-    model = load_pretrained(AutoModelForCausalLM, folder)
+    model = load_pretrained(AutoModelForCausalLM, folder, complete=True)
     expected = model_fingerprint(model)
     if model.config.vocab_size != vocab_size or expected not in (None, fingerprint):
         raise ConfigError(

@@ -27,7 +27,7 @@ width, N = heads, H = width of a head, L = layers, V = vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -303,6 +303,10 @@ class TransformerXLPreTrainedModel(PreTrainedModel):
     config_class = TransformerXLConfig
     base_model_prefix = "transformer"
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Return what turns ids into vectors."""
+        return cast(nn.Module, self.base_model.embedding)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         std = self.config.initializer_range
@@ -418,6 +422,9 @@ class TransformerXLLMHeadModel(TransformerXLPreTrainedModel):
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: when tied, the softmax is handed the embedding's tables in each call."""
+
+    def get_input_embeddings(self) -> None:  # type: ignore[override]
+        """Return None: FSDP would gather the embedding by itself, and the softmax may share it."""
 
     def forward(
         self,

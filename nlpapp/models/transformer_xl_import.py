@@ -152,8 +152,9 @@ def import_transformer_xl(
 def plain_names(weights: Weights) -> dict[str, Tensor]:
     """Return ``weights`` with the authors' names, without constants, and the tails in order.
 
-    transformers puts its own prefix before the names; and the authors' softmax looks for tail i at
-    the i-th entry from the end, where transformers' does so from the start.
+    transformers puts its own prefix before the names, and leaves out of safetensors what the
+    softmax shares with the embedding; and the authors' softmax looks for tail i at the i-th entry
+    from the end, where transformers' does so from the start.
     """
     unwrapped = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
     from_authors = not any(name.startswith("transformer.") for name in unwrapped)
@@ -162,7 +163,24 @@ def plain_names(weights: Weights) -> dict[str, Tensor]:
     for name in ("crit.cluster_weight", "crit.cluster_bias"):
         if from_authors and name in found:
             found[name] = found[name].flip(0)
-    return found
+    return _tied(found) | found
+
+
+def _tied(weights: Weights) -> dict[str, Tensor]:
+    """Return what the softmax shares with the embedding under the softmax's names.
+
+    A file of safetensors has shared tensors once, under the embedding's.
+    """
+    num_tables = len([name for name in weights if name.startswith("word_emb.emb_layers.")])
+    shared = {}
+    for index in range(len(weights.get("crit.cluster_weight", ())) + 1):
+        table = f"word_emb.emb_layers.{index}.weight"
+        if table in weights:
+            shared[f"crit.out_layers.{index}.weight"] = weights[table]
+        projection = f"word_emb.emb_projs.{index if num_tables > 1 else 0}"
+        if projection in weights:
+            shared[f"crit.out_projs.{index}"] = weights[projection]
+    return shared
 
 
 def model_sizes(

@@ -90,9 +90,12 @@ def teacher_rows(teacher: Any, ids: Sequence[Sequence[int]]) -> torch.Tensor:
         ids: the teacher's ids of each entry of the student's vocabulary.
 
     Raises:
-        ConfigError: the teacher has no row for an id.
+        ConfigError: the teacher has no row for an id, or several tables.
     """
-    words = teacher.get_input_embeddings().weight.detach()  # (V', D)
+    words = teacher.get_input_embeddings().weight  # (V', D)
+    if not isinstance(words, torch.Tensor):
+        raise ConfigError("the teacher's embeddings are several tables; use --embeddings random.")
+    words = words.detach()
     largest = max(max(row) for row in ids)
     if largest >= len(words):
         raise ConfigError(

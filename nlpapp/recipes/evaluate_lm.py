@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,22 +10,19 @@ import numpy as np
 
 from nlpapp.data.token_stream import StreamSteps, encode_text
 from nlpapp.errors import ConfigError
-from nlpapp.evaluation.context_windows import (
-    compare_with_windows,
-    context_losses,
-    relative_effective_context_length,
-)
+from nlpapp.evaluation.context_windows import compare_with_windows
+from nlpapp.evaluation.effective_context import measure_effective_context
 from nlpapp.evaluation.language_figures import plot_position_losses, text_figures
 from nlpapp.evaluation.report import write_run_report
 from nlpapp.models.language_models import TransformerXLSizeConfig, open_language_model
-from nlpapp.models.transformer_xl import check_mem_len
+from nlpapp.models.transformer_xl import check_mem_len, check_no_memory
 from nlpapp.objectives.language_modeling import (
     LanguageModelingObjective,
     PositionObjective,
     position_losses,
 )
 from nlpapp.text.language_text import LanguageText
-from nlpapp.text.vocabulary import load_vocabulary
+from nlpapp.text.vocabulary import Vocabulary, load_vocabulary
 from nlpapp.training.evaluate import evaluate_means
 from nlpapp.training.fit import set_seed
 from nlpapp.training.processes import process_state
@@ -72,6 +70,9 @@ class Config:
     """By how many tokens the contexts grow."""
     effective_context_tokens: int = 200
     """Tokens, evenly spread over the text, that are predicted from contexts of each length."""
+    compared_with: list[str] = field(default_factory=list)
+    """Model folders with the same vocabulary, whose effective context lengths are measured too. As
+    in the paper, only what improves on the best of them all counts, token by token."""
     seed: int = 42
     """Seed of random weights."""
 
@@ -93,6 +94,11 @@ class Config:
                 f"effective_context_step, {self.effective_context_step}: there is nothing to "
                 "compare otherwise."
             )
+        if self.compared_with and not self.effective_context:
+            raise ConfigError(
+                f"compared_with: {', '.join(self.compared_with)} would not be used; give "
+                "effective_context, the longest context to try, as well."
+            )
 
 
 def run(config: Config) -> dict[str, float]:
@@ -102,14 +108,10 @@ def run(config: Config) -> dict[str, float]:
         return run.finished
     vocabulary = load_vocabulary(str(config.vocabulary or config.model))
     set_seed(config.seed, "weights")
-    model = open_language_model(
-        config.model,
-        size=config.size,
-        vocab_size=len(vocabulary),
-        fingerprint=vocabulary.fingerprint(),
-    )
-    if config.clamp_len is not None:
-        model.config.clamp_len = config.clamp_len
+    folders = (config.model, *config.compared_with)
+    models = [_open(config, folder, vocabulary) for folder in folders]
+    model = models[0]
+    _check_memory(config, model)
     text = LanguageText(config.text_file, text_column=config.text_column)
     with process_state().main_process_first():  # the others find the file
         token_ids = encode_text(text, vocabulary, run.path / "cache")
@@ -121,11 +123,10 @@ def run(config: Config) -> dict[str, float]:
         name=text.name,
     )
     # First, because a text that is too short for them is noticed here.
-    measured = _context_worth(config, model, token_ids) if run.is_main else {}
+    measured = _context_worth(config, run, models, token_ids) if run.is_main else {}
     metrics = evaluate_means(model, LanguageModelingObjective(mem_len=config.mem_len), steps)
-    metrics |= text_figures(metrics["loss"], len(token_ids), text.counts(vocabulary))
-    if vocabulary.unknown_id is not None:
-        metrics["unknown_rate"] = float((token_ids == vocabulary.unknown_id).mean())
+    read = (token_ids, text.counts(vocabulary))
+    metrics |= text_figures(metrics["loss"], *read, unknown_id=vocabulary.unknown_id)
     if config.by_position:
         _plot_positions(config, run, model, steps)
     metrics |= measured
@@ -135,6 +136,28 @@ def run(config: Config) -> dict[str, float]:
         write_run_report(run.path, metrics=metrics)
     run.finish(metrics)
     return metrics
+
+
+def _open(config: Config, folder: str | None, vocabulary: Vocabulary) -> Any:
+    model = open_language_model(
+        folder,
+        size=config.size,
+        vocab_size=len(vocabulary),
+        fingerprint=vocabulary.fingerprint(),
+    )
+    if config.clamp_len is not None:
+        model.config.clamp_len = config.clamp_len
+    return model.to(process_state().device)
+
+
+def _check_memory(config: Config, model: Any) -> None:
+    if model.config.position_embedding_type == "absolute":
+        check_no_memory(config.mem_len or 0)
+        if config.sliding_window:
+            raise ConfigError(
+                f"sliding_window: {config.sliding_window} is compared with a memory, which a model "
+                "with absolute positions cannot have; give 0."
+            )
 
 
 def _plot_positions(config: Config, run: RunFolder, model: Any, steps: StreamSteps) -> None:
@@ -147,11 +170,13 @@ def _plot_positions(config: Config, run: RunFolder, model: Any, steps: StreamSte
         plot_position_losses(np.array(remembered), np.array(alone), output)
 
 
-def _context_worth(config: Config, model: Any, token_ids: np.ndarray) -> dict[str, float]:
+def _context_worth(
+    config: Config, run: RunFolder, models: Sequence[Any], token_ids: np.ndarray
+) -> dict[str, float]:
     found: dict[str, float] = {}
     if config.sliding_window:
         compared = compare_with_windows(
-            model,
+            models[0],
             token_ids,
             attention_length=config.sliding_window,
             segment_length=config.segment_length,
@@ -162,11 +187,12 @@ def _context_worth(config: Config, model: Any, token_ids: np.ndarray) -> dict[st
         found |= {f"sliding_{name}": float(value) for name, value in figures}
     if config.effective_context:
         step = config.effective_context_step
-        lengths = list(range(step, config.effective_context + 1, step))
-        losses = context_losses(
-            model, token_ids, lengths=lengths, num_targets=config.effective_context_tokens
+        found |= measure_effective_context(
+            models,
+            [config.model or "random weights", *config.compared_with],
+            token_ids,
+            lengths=range(step, config.effective_context + 1, step),
+            num_targets=config.effective_context_tokens,
+            plot=run.plots / "effective_context.png",
         )
-        for ratio in (0.1, 0.5, 1.0):
-            length = relative_effective_context_length(losses[None], lengths, 0, ratio=ratio)
-            found[f"effective_context_{round(100 * ratio)}_percent"] = float(length)
     return found

@@ -1,6 +1,5 @@
 """Continue prompts with a language model."""
 
-import itertools
 import json
 import logging
 import sys
@@ -11,12 +10,13 @@ from pathlib import Path
 from nlpapp import seeding
 from nlpapp.data.table_files import read_lines
 from nlpapp.errors import ConfigError
-from nlpapp.models.generation import check_sampling, generate_batch
+from nlpapp.models.generation import check_sampling, equal_lengths, generate_batch
 from nlpapp.models.language_models import TransformerXLSizeConfig, open_language_model
 from nlpapp.models.transformer_xl import TransformerXLLMHeadModel, check_mem_len
 from nlpapp.text.text_stream import stream_text
 from nlpapp.text.vocabulary import Vocabulary, load_vocabulary
 from nlpapp.training.fit import set_seed
+from nlpapp.training.processes import process_state
 
 logger = logging.getLogger("nlpapp")
 
@@ -50,7 +50,8 @@ class Config:
     repetition_penalty: float = 1.0
     """Log-probabilities of tokens that are there already are multiplied by it; 1: not."""
     mem_len: int | None = None
-    """Positions of memory, in tokens; absent: as in training."""
+    """Positions of memory, in tokens; absent: as in training. Without a memory (0) each token is
+    written from the 512 tokens before it."""
     allow_unknown: bool = False
     """Let the model write <unk>."""
     output_file: str | None = None
@@ -78,6 +79,8 @@ class Config:
 
 def run(config: Config) -> dict[str, float]:
     """Print each prompt and what follows it; return the number of tokens of both."""
+    if config.output_file is not None:
+        check_writable(config.output_file)
     given = [config.prompt]
     if config.prompt_file is not None:
         given = [line for _, line in read_lines(Path(config.prompt_file))]
@@ -88,7 +91,7 @@ def run(config: Config) -> dict[str, float]:
         size=config.size,
         vocab_size=len(vocabulary),
         fingerprint=vocabulary.fingerprint(),
-    )
+    ).to(process_state().device)
     prompts = [encode_prompt(text, vocabulary) for text in given for _ in range(config.num_texts)]
     texts = [""] * len(prompts)
     for places in equal_lengths(prompts, config.batch_size):
@@ -109,22 +112,27 @@ def run(config: Config) -> dict[str, float]:
             pairs = zip(sources, texts, strict=True)
             records = ({"prompt": prompt, "text": text} for prompt, text in pairs)
             content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records)
-        path = Path(config.output_file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        Path(config.output_file).write_text(content, encoding="utf-8")
     return {
         "prompt_tokens": float(sum(len(prompt) - 1 for prompt in prompts)),
         "generated_tokens": float(config.max_new_tokens * len(prompts)),
     }
 
 
-def equal_lengths(prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Yield batches of places in ``prompts``, each of prompts of one length."""
-    ordered = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    for _, group in itertools.groupby(ordered, key=lambda place: len(prompts[place])):
-        places = list(group)
-        for start in range(0, len(places), batch_size):
-            yield places[start : start + batch_size]
+def check_writable(output_file: str) -> None:
+    """Make the folder of ``output_file``, and the file if there is none; what it holds is kept.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        Path(output_file).parent.mkdir(parents=True, exist_ok=True)
+        open(output_file, "a").close()
+    except OSError as error:
+        raise ConfigError(
+            f"output_file: {output_file} cannot be written ({error.strerror}); expected a file in "
+            "a folder that you may write to. Give another, or leave it out."
+        ) from None
 
 
 def _write(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nlpapp.errors import CheckpointError, ConfigError, DataError
 from nlpapp.models.pretrained import save_model_folder
 from nlpapp.models.transformer_xl import check_mem_len
@@ -18,6 +20,10 @@ from nlpapp.text.vocabulary import SymbolVocabulary
 from nlpapp.training.run_folder import RunFolder
 
 logger = logging.getLogger("nlpapp")
+
+STATE_DICT_OPTIONS = ("mem_len", "clamp_len", "same_length", "pre_norm", "cutoffs", "num_heads")
+VOCABULARY_FILES = ("vocab.txt", "vocab.bin", "vocab.pkl")
+"""What a folder of transformers may hold, the safest one first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,8 @@ class Config:
     output_dir: str
     """Folder for the run; the model is its model/."""
     vocabulary: str | None = None
-    """A text file with one entry a line, in the order of the ids; None: the folder's vocab.txt."""
+    """A text file with one entry a line, in the order of the ids, or the vocab.bin of transformers;
+    absent: the vocab.txt or vocab.bin in the folder."""
     mem_len: int | None = None
     """Positions of memory; a state dict needs it, a folder has its own."""
     clamp_len: int | None = None
@@ -66,7 +73,7 @@ def run(config: Config) -> dict[str, float]:
         options, weights = state_dict_options(config), source
     model = import_transformer_xl(read_weights(weights), **options)
     vocabulary = read_vocabulary(
-        Path(config.vocabulary) if config.vocabulary else source / "vocab.txt",
+        Path(config.vocabulary) if config.vocabulary else find_vocabulary(source),
         expected=model.config.vocab_size,
     )
     save_model_folder(model, run.model, tokenizer=vocabulary, fingerprint=vocabulary.fingerprint())
@@ -83,8 +90,8 @@ def run(config: Config) -> dict[str, float]:
 def _check_folder_options(config: Config) -> None:
     given = [
         name
-        for name in ("mem_len", "clamp_len", "same_length", "pre_norm", "cutoffs", "num_heads")
-        if getattr(config, name)
+        for name in STATE_DICT_OPTIONS
+        if getattr(config, name) is not None and getattr(config, name) is not False
     ]
     if given:
         raise ConfigError(
@@ -102,8 +109,7 @@ def state_dict_options(config: Config) -> dict[str, Any]:
             "vocabulary: a state dict has none; give a text file with one entry a line, in the "
             "order of the ids."
         )
-    names = ("mem_len", "clamp_len", "same_length", "pre_norm", "cutoffs", "num_heads")
-    return {name: getattr(config, name) for name in names}
+    return {name: getattr(config, name) for name in STATE_DICT_OPTIONS}
 
 
 def folder_options(folder: Path) -> dict[str, Any]:
@@ -137,24 +143,56 @@ def folder_options(folder: Path) -> dict[str, Any]:
     }
 
 
+def find_vocabulary(folder: Path) -> Path:
+    """Return the file of ``folder`` that holds its vocabulary; DataError if there is none."""
+    for name in VOCABULARY_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(
+        f"{folder} holds no vocabulary: expected {' or '.join(VOCABULARY_FILES)}. Give a text file "
+        "with one entry a line, in the order of the ids: --vocabulary."
+    )
+
+
 def read_vocabulary(path: Path, *, expected: int) -> SymbolVocabulary:
-    """Return the words in ``path``, one a line, as a vocabulary of ``expected`` entries.
+    """Return the words in ``path`` as a vocabulary of ``expected`` entries.
+
+    Args:
+        path: a text file with one entry a line, or what torch.save wrote of the tokenizer of
+            transformers (plain lists and dicts alone: no code in it is run).
+        expected: V.
 
     Raises:
-        DataError: it cannot be read, is a pickle, or has another number of entries.
+        DataError: it cannot be read, or has another number of entries, or no <eos>.
     """
-    way = (
-        "Write it as a text file with one entry a line, where you trust the pickle: "
-        "open('vocab.txt', 'w').write('\\n'.join(torch.load('vocab.bin')['idx2sym']))"
-    )
-    if path.suffix in (".pkl", ".bin", ".pt"):
-        raise DataError(f"{path} is a pickle, and reading it could run code. {way}")
-    try:
-        symbols = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the vocabulary {path}: {error}. {way}") from error
-    symbols = [line.strip() for line in symbols]
-    symbols = symbols[:-1] if symbols[-1] == "" else symbols
+    symbols = _text_lines(path) if path.suffix not in (".pkl", ".bin", ".pt") else _saved(path)
     if len(symbols) != expected:
         raise DataError(f"{path} has {len(symbols)} entries, but the model has {expected}.")
-    return SymbolVocabulary("words", symbols)
+    try:
+        return SymbolVocabulary("words", symbols)
+    except DataError as error:
+        raise DataError(
+            f"{path}: {error} Vocabularies of bytes or characters without it, as the original code "
+            "makes of enwik8 and text8, cannot be imported."
+        ) from None
+
+
+def _text_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the vocabulary {path}: {error}.") from error
+    symbols = [line.strip() for line in lines]
+    return symbols[:-1] if symbols[-1] == "" else symbols
+
+
+def _saved(path: Path) -> list[str]:
+    """Return the entry ``idx2sym`` of what torch.save wrote."""
+    try:
+        return [str(symbol) for symbol in torch.load(path, weights_only=True)["idx2sym"]]
+    except Exception as error:  # damaged and foreign files surface as many types
+        raise DataError(
+            f"{path} is not a vocabulary that can be read without running code ({error}). Where "
+            "you trust it, write a text file with one entry a line: open('vocab.txt', 'w').write("
+            "'\\n'.join(pickle.load(open('vocab.pkl', 'rb'))['idx2sym']))."
+        ) from error

@@ -12,7 +12,7 @@ from nlpapp.evaluation.language_report import SampleTexts, leave_language_report
 from nlpapp.models.generation import sample_text
 from nlpapp.models.language_models import TransformerXLSizeConfig, open_language_model
 from nlpapp.models.pretrained import save_model_folder
-from nlpapp.models.transformer_xl import TransformerXLLMHeadModel, check_mem_len
+from nlpapp.models.transformer_xl import TransformerXLLMHeadModel, check_mem_len, check_no_memory
 from nlpapp.objectives.language_modeling import LanguageModelingObjective
 from nlpapp.text.language_text import LanguageText
 from nlpapp.text.vocabulary import Vocabulary, build_vocabulary
@@ -82,12 +82,12 @@ class Config:
 
     def __post_init__(self) -> None:
         """Find what is wrong before any text is read."""
+        check = check_no_memory if self.size.absolute_positions else check_mem_len
         for mem_len in (self.size.mem_len, self.evaluation_mem_len or 0, *self.memory_ablation):
-            check_mem_len(mem_len)
+            check(mem_len)
         lengths = ("segment_length", "evaluation_segment_length", "sample_tokens")
         for name in (*lengths, "batch_size", "evaluation_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name}: {value} must be at least 1.")
 
 
@@ -115,10 +115,8 @@ def run(config: Config) -> dict[str, float]:
     )
     logger.info(
         "vocabulary: %d entries; training text: %d tokens; model: %.2f M parameters",
-        len(vocabulary),
-        len(steps["train"].token_ids),
-        model.num_parameters() / 1e6,
-    )
+        len(vocabulary), len(steps["train"].token_ids), model.num_parameters() / 1e6,
+    )  # fmt: skip
     samples = SampleTexts(run.path)
 
     def score(split: str, model: Any, mem_len: int | None) -> dict[str, float]:
@@ -127,8 +125,9 @@ def run(config: Config) -> dict[str, float]:
 
     def evaluate(model: Any) -> dict[str, float]:
         metrics = score("valid", model, config.evaluation_mem_len)
+        text = _sample(model, vocabulary, config)  # With pieces of weights all have to take part.
         if run.is_main:
-            samples.add(metrics["valid_loss"], _sample(model, vocabulary, config))
+            samples.add(metrics["valid_loss"], text)
         return metrics
 
     last = splits[-1]
@@ -144,10 +143,11 @@ def run(config: Config) -> dict[str, float]:
         best_metric="valid_loss",
         greater_is_better=False,
         fingerprint=vocabulary.fingerprint(),
+        data_fingerprint=steps["train"].fingerprint,
     )
     metrics |= score(last, model, config.evaluation_mem_len)
-    size = len(steps[last].token_ids)
-    figures = text_figures(metrics[f"{last}_loss"], size, counts)
+    read = (steps[last].token_ids, counts)
+    figures = text_figures(metrics[f"{last}_loss"], *read, unknown_id=vocabulary.unknown_id)
     metrics |= {f"{last}_{name}": value for name, value in figures.items()}
     for mem_len in config.memory_ablation:
         other = score(last, model, mem_len)

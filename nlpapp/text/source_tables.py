@@ -184,6 +184,8 @@ def read_parquet(part: SourcePart) -> Iterator[Document]:
     check_unchanged(source)
     with _open_parquet(source) as file:
         groups = range(part.start, part.stop)
+        if not sum(file.metadata.row_group(index).num_rows for index in groups):
+            return  # pyarrow asks for rows to read
         row = 1 + sum(file.metadata.row_group(index).num_rows for index in range(part.start))
         batches = file.iter_batches(
             batch_size=BATCH_ROWS, row_groups=groups, columns=[source.text_column]

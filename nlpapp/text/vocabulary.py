@@ -245,7 +245,9 @@ class TokenizerVocabulary:
             )
         self.tokenizer = tokenizer
         self.end_id: int = end_id
-        self.unknown_id: int | None = tokenizer.unk_token_id
+        # GPT-2 and its kin have one token for both; a line's end is not an unknown word.
+        unknown = tokenizer.unk_token_id
+        self.unknown_id: int | None = None if unknown == end_id else unknown
 
     def __len__(self) -> int:
         return len(self.tokenizer)

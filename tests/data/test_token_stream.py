@@ -183,7 +183,7 @@ def test_ids_take_the_smallest_type_that_holds_them(size, dtype):
 
 def test_ids_survive_the_disk_and_leave_nothing_beside(tmp_path):
     lines = [[5, 299, 1], [], [0, 1]]
-    ids = write_token_ids(tmp_path / "cache" / "train.npy", iter(lines), 300)
+    ids = write_token_ids(tmp_path / "cache" / "train.npy", iter(lines), 300, name="text")
     assert ids.tolist() == [5, 299, 1, 0, 1]
     assert ids.dtype == np.uint16 and isinstance(ids, np.memmap)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["train.npy"]
@@ -196,19 +196,19 @@ def test_an_error_while_writing_leaves_no_file(tmp_path):
         raise DataError("line 2: no")
 
     with pytest.raises(DataError, match="line 2"):
-        write_token_ids(tmp_path / "train.npy", lines(), 10)
+        write_token_ids(tmp_path / "train.npy", lines(), 10, name="text")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "cache").write_text("a file where a folder is to be")
     with pytest.raises(DataError, match="could not write the ids of the text"):
-        write_token_ids(tmp_path / "cache" / "train.npy", [[1]], 10)
+        write_token_ids(tmp_path / "cache" / "train.npy", [[1]], 10, name="text")
 
 
 def test_bad_input_is_named(tmp_path):
-    with pytest.raises(DataError, match="no token to write to .*valid.npy"):
-        write_token_ids(tmp_path / "valid.npy", [[]], 10)
+    with pytest.raises(DataError, match="valid.txt is empty: it has no token"):
+        write_token_ids(tmp_path / "valid.npy", [[]], 10, name="valid.txt")
     with pytest.raises(DataError, match="valid.txt is empty"):
         StreamSteps(
             np.array([], dtype=np.uint8),

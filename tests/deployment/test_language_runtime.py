@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from nlpapp.deployment.language_runtime import LanguageModel, next_token_probabi
 from nlpapp.deployment.runtime import Predictor, open_bundle
 from nlpapp.errors import CheckpointError, ConfigError, DataError
 from nlpapp.models import generation
+from nlpapp.models.transformer_xl import TransformerXLConfig, TransformerXLLMHeadModel
 from nlpapp.text.vocabulary import ByteVocabulary, SymbolVocabulary, TokenizerVocabulary
 from tests.deployment.models import build_language_model, load_tokenizer
 
@@ -49,6 +51,33 @@ def test_generation_is_the_models_own(made, options):
     reader = LanguageModel(folder)
     found = reader.generate_ids(prompt, max_new_tokens=20, rng=np.random.default_rng(5), **options)
     assert list(found) == list(expected)
+
+
+def test_without_a_memory_generation_is_the_models_own(tmp_path):
+    model = build_language_model(mem_len=0)
+    vocabulary = SymbolVocabulary("words", WORDS)
+    export_language_model(model, vocabulary, tmp_path / "bundle", int8=False, batches=6)
+    prompt = [0, *vocabulary.encode("w3 w9 " * 300)]  # longer than what is read for a token
+    for ids in ([0, 5, 11], prompt):
+        options = {"max_new_tokens": 12, "temperature": 0.0}
+        expected = generation.generate_ids(
+            model, ids, rng=np.random.default_rng(0), forbidden=[1], **options
+        )
+        found = LanguageModel(tmp_path / "bundle").generate_ids(
+            ids, rng=np.random.default_rng(0), **options
+        )
+        assert list(found) == list(expected)
+
+
+def test_a_certain_choice_needs_room_for_one_row_of_a_large_vocabulary():
+    logits = np.zeros(300_000, np.float32)
+    logits[7] = 1
+    tracemalloc.start()
+    found = next_token_probabilities(logits, temperature=0, top_k=0, top_p=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[7] == found.sum() == 1
+    assert peak < 10 * 300_000 * 8
 
 
 def test_text_comes_from_the_vocabulary(made):
@@ -104,9 +133,18 @@ def test_kinds_and_options_that_do_not_fit_are_refused(made, tmp_path):
         open_bundle(folder)
     with pytest.raises(ConfigError, match="top_p 0"):
         LanguageModel(folder).generate("w1", top_p=0)
+    with pytest.raises(ConfigError, match="temperature nan"):
+        LanguageModel(folder).generate("w1", temperature=float("nan"))
     for name in ("int8-static", "torch-export"):
         with pytest.raises(ConfigError, match=f"{name} is not possible for a Transformer-XL"):
             export_language_model(model, vocabulary, tmp_path / "b", formats=[name])
+    config = TransformerXLConfig(
+        vocab_size=len(vocabulary), hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, mem_len=0, position_embedding_type="absolute",
+    )  # fmt: skip
+    baseline = TransformerXLLMHeadModel(config)
+    with pytest.raises(ConfigError, match="absolute positions.* cannot be exported"):
+        export_language_model(baseline, vocabulary, tmp_path / "b")
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["kind"] == "language-model" and manifest["mem_len"] == 7
 

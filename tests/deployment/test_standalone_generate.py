@@ -9,19 +9,28 @@ from nlpapp.deployment import standalone_generate
 class CountingModel:
     """Says that the next id is one higher, and remembers how much it has read."""
 
+    def __init__(self):
+        self.read = []
+
     def run(self, names, feed):
         ids = feed["input_ids"]
+        self.read.append(ids.shape[1])
         logits = np.full((1, ids.shape[1], 300), -50.0)
         logits[0, np.arange(ids.shape[1]), ids[0] + 1] = 0
         return [logits, feed["memory_0"].repeat(1, 1)]
 
 
-def test_ids_follow_each_other_and_unknown_words_are_never_written():
-    manifest = {"num_layers": 1, "hidden_size": 2, "unknown_id": 299, "end_id": 0}
-    rng = np.random.default_rng(0)
-    prompt = [0] * 600 + list(range(150))  # more than one segment
-    found = standalone_generate.generate(manifest, CountingModel(), prompt, 3, 0.5, rng)
-    assert list(found) == [150, 151, 152]
+@pytest.mark.parametrize(
+    ("mem_len", "prompt", "read"),
+    [(4, 750, [512, 238, 1, 1]), (0, 750, [512, 512, 512]), (0, 5, [5, 6, 7])],
+)
+def test_ids_follow_each_other_and_unknown_words_are_never_written(mem_len, prompt, read):
+    """A memory has what was read; without one the last ids are read again for each."""
+    manifest = {"num_layers": 1, "hidden_size": 2, "unknown_id": 299, "mem_len": mem_len}
+    rng, model = np.random.default_rng(0), CountingModel()
+    ids = [0] * (prompt - 5) + list(range(5))
+    found = standalone_generate.generate(manifest, model, ids, 3, 0.5, rng)
+    assert list(found) == [5, 6, 7] and model.read == read
 
 
 def test_words_and_characters():

@@ -10,7 +10,8 @@ from nlpapp.text.language_text import TextCounts
 
 def test_figures_are_literals():
     """Eight tokens of two bits each: sixteen bits for 32 characters, 64 bytes and 4 words."""
-    found = text_figures(2 * math.log(2), 8, TextCounts(characters=32, bytes=64, words=4))
+    counts = TextCounts(characters=32, bytes=64, words=4)
+    found = text_figures(2 * math.log(2), np.arange(8), counts)
     assert found == pytest.approx(
         {
             "predicted_tokens": 8,
@@ -24,8 +25,14 @@ def test_figures_are_literals():
     )
 
 
+def test_the_share_of_unknown_words_is_told():
+    counts = TextCounts(characters=32, bytes=64, words=4)
+    found = text_figures(1.0, np.array([3, 0, 3, 1]), counts, unknown_id=3)
+    assert found["unknown_rate"] == 0.5
+
+
 def test_a_loss_too_large_for_exp_is_an_infinite_perplexity():
-    assert text_figures(1000.0, 1, TextCounts(1, 1, 1))["word_perplexity"] == math.inf
+    assert text_figures(1000.0, np.zeros(1), TextCounts(1, 1, 1))["word_perplexity"] == math.inf
 
 
 def test_the_plot_shows_both_curves(tmp_path):

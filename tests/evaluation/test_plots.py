@@ -47,6 +47,7 @@ def figures(monkeypatch):
         ("tokens_per_second", "tokens per second"),
         ("seconds", "seconds"),
         ("f1", "F1"),
+        ("effective_context_10_percent", "effective context 10 percent"),
     ],
 )
 def test_column_names_become_words_with_units(name, words):

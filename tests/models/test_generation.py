@@ -1,3 +1,4 @@
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from nlpapp.errors import ConfigError
 from nlpapp.models import generation
 from nlpapp.models.generation import (
     check_sampling,
+    equal_lengths,
     generate_batch,
     generate_ids,
     next_token_probabilities,
@@ -20,22 +22,29 @@ from nlpapp.models.transformer_xl import TransformerXLConfig, TransformerXLLMHea
 LOGITS = np.log(np.array([0.1, 0.4, 0.2, 0.3]))
 
 
-@pytest.fixture
-def model():
+def build(**options):
     torch.manual_seed(0)
     config = TransformerXLConfig(
-        vocab_size=40,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
-        mem_len=100,
+        **{
+            "vocab_size": 40,
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 24,
+            "mem_len": 100,
+        }
+        | options
     )
     model = TransformerXLLMHeadModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     return model
+
+
+@pytest.fixture
+def model():
+    return build()
 
 
 @pytest.mark.parametrize(
@@ -57,6 +66,17 @@ def test_next_token_probabilities_are_literals(options, expected):
     np.testing.assert_allclose(next_token_probabilities(LOGITS, **options), expected, atol=1e-12)
 
 
+def test_a_certain_choice_needs_room_for_one_row_of_a_large_vocabulary():
+    logits = np.zeros(300_000, np.float32)
+    logits[7] = 1
+    tracemalloc.start()
+    found = next_token_probabilities(logits, temperature=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[7] == found.sum() == 1
+    assert peak < 10 * 300_000 * 8
+
+
 @pytest.mark.parametrize("prompt_segment", [512, 2])
 @torch.no_grad()
 def test_greedy_text_with_a_memory_equals_reading_everything_anew(
@@ -70,6 +90,36 @@ def test_greedy_text_with_a_memory_equals_reading_everything_anew(
     found = list(generate_ids(model, ids[:5], max_new_tokens=20, rng=rng, temperature=0))
     assert found == ids[5:]
     assert len(set(found)) > 3  # a text of one token would hide mistakes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ({"mem_len": 0}, {}),
+        ({"mem_len": 0, "position_embedding_type": "absolute"}, {}),
+        ({}, {"mem_len": 0}),
+    ],
+    ids=["relative", "absolute", "memory switched off"],
+)
+@pytest.mark.parametrize("context", [512, 4])
+@torch.no_grad()
+def test_without_a_memory_each_token_is_written_from_the_last_ones(
+    monkeypatch, sizes, options, context
+):
+    monkeypatch.setattr(generation, "PROMPT_SEGMENT", context)
+    model = build(**sizes)
+    prompt = [3, 1, 4, 1, 5]
+
+    def read_anew(length):
+        ids = list(prompt)
+        for _ in range(20):
+            ids.append(int(model(torch.tensor([ids[-length:]]), mem_len=0).logits[0, -1].argmax()))
+        return ids[5:]
+
+    rng = np.random.default_rng(0)
+    options = options | {"max_new_tokens": 20, "rng": rng, "temperature": 0}
+    found = list(generate_ids(model, prompt, **options))
+    assert found == read_anew(context) != read_anew(1)
 
 
 def test_draws_follow_the_model_and_its_seed(model):
@@ -133,6 +183,11 @@ def test_prompts_of_several_lengths_are_refused(model):
         next(generate_batch(model, [[1], [1, 2]], max_new_tokens=1, rngs=rngs))
 
 
+def test_batches_hold_prompts_of_one_length():
+    prompts = [[1, 2], [1], [3, 4], [5, 6], [7]]
+    assert list(equal_lengths(prompts, 2)) == [[1, 4], [0, 2], [3]]
+
+
 def test_a_sample_begins_at_the_texts_start_and_has_no_unknown(model):
     vocabulary = SimpleNamespace(end_id=0, unknown_id=5, decode=lambda ids: " ".join(map(str, ids)))
     text = sample_text(model, vocabulary, max_new_tokens=200, rng=np.random.default_rng(0))
@@ -161,9 +216,12 @@ def test_each_token_costs_the_same_once_the_memory_is_full(model):
     ("options", "message"),
     [
         ({"temperature": -0.1}, "temperature: -0.1"),
+        ({"temperature": float("nan")}, "temperature: nan"),
+        ({"temperature": float("inf")}, "temperature: inf"),
         ({"top_k": -1}, "top_k: -1"),
         ({"top_p": 0}, "top_p: 0"),
         ({"repetition_penalty": 0}, "repetition_penalty: 0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty: nan"),
     ],
 )
 def test_impossible_options_are_named(options, message):

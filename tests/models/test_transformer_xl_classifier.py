@@ -9,6 +9,7 @@ from nlpapp.models.language_models import TransformerXLSizeConfig, open_language
 from nlpapp.models.pretrained import check_tokenizer_fits, save_model_folder
 from nlpapp.models.transformer_xl import TransformerXLConfig
 from nlpapp.models.transformer_xl_classifier import TransformerXLForSequenceClassification
+from nlpapp.objectives.classification import ClassificationLossConfig, ClassificationObjective
 
 SIZES = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
 IDS = torch.tensor([[3, 7, 19, 1, 5], [2, 11, 4, 0, 0]])
@@ -89,3 +90,17 @@ def test_its_head_has_what_fine_tuning_changes():
     change_head(model, HeadConfig(multi_sample_dropout=4, reinitialize_layers=1))
     assert not torch.equal(model.transformer.layers[1].attention.query.weight, before)
     assert model.train()(IDS).logits.shape == (2, 4, 3)
+
+
+def test_its_word_vectors_can_be_moved_uphill():
+    """As adversarial training does, with the output of what turns ids into vectors."""
+    objective = ClassificationObjective(3, loss=ClassificationLossConfig(adversarial=0.5))
+    batch = {
+        "input_ids": IDS,
+        "attention_mask": torch.ones_like(IDS),
+        "labels": torch.tensor([0, 2]),
+    }
+    model = build().eval()
+    plain = ClassificationObjective(3)(model, batch, objective.counts(batch))
+    attacked = objective(model, batch, objective.counts(batch))
+    assert attacked.loss > 2 * plain.loss

@@ -1,9 +1,11 @@
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from nlpapp.errors import CheckpointError, ConfigError
@@ -16,6 +18,7 @@ from nlpapp.models.pretrained import load_pretrained, save_model_folder
 from nlpapp.models.transformer_xl import TransformerXLLMHeadModel
 from nlpapp.recipes import evaluate_lm
 from nlpapp.text.vocabulary import SymbolVocabulary, count_symbols, load_vocabulary
+from nlpapp.training.processes import process_state
 
 LINES = ["a cat sat on a mat", "", "a cat ran", "<unk> sat"]
 SIZE = TransformerXLSizeConfig(num_layers=1, hidden_size=8, num_heads=1, inner_size=8, mem_len=8)
@@ -101,6 +104,63 @@ def test_what_context_is_worth_is_measured_on_request(trained):
     assert "Loss by position" in (trained / "full" / "report.html").read_text(encoding="utf-8")
 
 
+def save_other(trained, vocabulary):
+    torch.manual_seed(1)
+    model = TransformerXLLMHeadModel(transformer_xl_config(SIZE, vocab_size=len(vocabulary)))
+    fingerprint = vocabulary.fingerprint()
+    save_model_folder(model, trained / "other", tokenizer=vocabulary, fingerprint=fingerprint)
+    return str(trained / "other")
+
+
+CONTEXT = {"effective_context": 24, "effective_context_step": 8, "effective_context_tokens": 20}
+
+
+def test_effective_context_is_relative_to_a_group_of_models(trained):
+    other = save_other(trained, load_vocabulary(trained / "model"))
+    text = {"text_file": str(trained / "letters.txt")}
+    metrics = score(trained, "group", compared_with=[other], **text, **CONTEXT)
+    for share in (10, 50, 100):
+        assert metrics[f"effective_context_{share}_percent"] in (8, 16, 24)
+        assert metrics[f"compared_1_effective_context_{share}_percent"] in (8, 16, 24)
+    page = (trained / "group" / "report.html").read_text(encoding="utf-8")
+    assert "compared 1 effective context" in page and "Effective context" in page
+    assert (trained / "group" / "plots" / "effective_context.png").is_file()
+
+
+def test_a_group_has_one_vocabulary_and_something_to_compare(trained):
+    text = {"text_file": str(trained / "letters.txt")}
+    other = save_other(trained, count_symbols("characters", ["abce"]))
+    with pytest.raises(ConfigError, match="other was trained with another vocabulary"):
+        score(trained, "group", compared_with=[other], **text, **CONTEXT)
+    with pytest.raises(ConfigError, match="compared_with: .*other would not be used"):
+        score(trained, "group", compared_with=[other], **text)
+
+
+def test_windows_are_read_on_the_device_of_the_process(trained, monkeypatch):
+    """A device that computes nothing stands for a GPU."""
+    seen = []
+
+    def measure(models, *inputs, **options):
+        seen.extend(parameter.device.type for model in models for parameter in model.parameters())
+        raise InterruptedError
+
+    monkeypatch.setitem(process_state()._shared_state, "device", torch.device("meta"))
+    monkeypatch.setattr(evaluate_lm, "measure_effective_context", measure)
+    with pytest.raises(InterruptedError):
+        score(trained, text_file=str(trained / "letters.txt"), **CONTEXT)
+    assert set(seen) == {"meta"}
+
+
+def test_absolute_positions_have_no_memory_to_evaluate_with(trained):
+    size = dataclasses.replace(SIZE, mem_len=0, absolute_positions=True)
+    options = {"model": None, "vocabulary": str(trained / "model"), "size": size}
+    options |= {"text_file": "nowhere.txt"}  # which is not looked for
+    with pytest.raises(ConfigError, match="mem_len: 8 positions of memory"):
+        score(trained, "absolute", mem_len=8, **options)
+    with pytest.raises(ConfigError, match="sliding_window: 16 is compared with a memory"):
+        score(trained, "absolute", sliding_window=16, **options)
+
+
 def test_another_clamp_changes_the_scores(trained):
     text = {"text_file": str(trained / "letters.txt")}
     losses = [
@@ -110,11 +170,31 @@ def test_another_clamp_changes_the_scores(trained):
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_a_checkpoint_of_another_shape_is_refused(trained):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 16}, "cannot load the model in .*size mismatch|mismatch"),
+        ({"num_hidden_layers": 9}, r"transformer.layers.\d.*is missing.*in all"),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused(trained, change, message):
     path = trained / "model" / "config.json"
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"hidden_size": 16}))
-    with pytest.raises(CheckpointError):
+    path.write_text(json.dumps(content | change))
+    with pytest.raises(CheckpointError, match=message):
+        score(trained, text_file=str(trained / "letters.txt"))
+
+
+def test_weights_of_more_than_the_model_are_refused(trained):
+    path = trained / "model" / "model.safetensors"
+    weights = load_file(path)
+    norm = weights["transformer.layers.0.attention_norm.weight"]
+    save_file(
+        weights | {"transformer.layers.1.attention_norm.weight": norm.clone()},
+        path,
+        {"format": "pt"},
+    )
+    with pytest.raises(CheckpointError, match=r"transformer.layers.1.attention_norm.*is unknown"):
         score(trained, text_file=str(trained / "letters.txt"))
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 
@@ -10,9 +11,12 @@ from nlpapp.models.pretrained import save_model_folder
 from nlpapp.models.transformer_xl import TransformerXLLMHeadModel
 from nlpapp.recipes import generate
 from nlpapp.text.vocabulary import SymbolVocabulary, count_symbols
+from nlpapp.training.processes import process_state
 
 WORDS = ["a", "cat", "sat", "on", "the", "mat", "and", "ran", "over", "hills", "<unk>"]
 SIZE = TransformerXLSizeConfig(num_layers=1, hidden_size=8, num_heads=1, inner_size=8, mem_len=64)
+
+ABSOLUTE = dataclasses.replace(SIZE, mem_len=0, absolute_positions=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,30 @@ def test_text_follows_the_prompt_on_the_console_and_in_a_file(folder, tmp_path, 
     words = printed.replace("\n", " <eos> ").split()
     assert len(words) == 2 + 12 + 1
     assert set(words) <= {*WORDS, "<eos>"} - {"<unk>"}
+
+
+def test_the_model_is_on_the_device_of_the_process(folder, monkeypatch, capsys):
+    """A device that computes nothing stands for a GPU."""
+    seen = []
+
+    def generate_batch(model, prompts, **options):
+        seen.append({parameter.device.type for parameter in model.parameters()})
+        yield [0]
+
+    monkeypatch.setitem(process_state()._shared_state, "device", torch.device("meta"))
+    monkeypatch.setattr(generate, "generate_batch", generate_batch)
+    write(folder)
+    assert seen == [{"meta"}]
+
+
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_loaded(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(generate, "load_vocabulary", None)
+    (tmp_path / "file").touch()
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "file" / "b", "(Not|File)")):
+        with pytest.raises(ConfigError, match=f"output_file: {path} cannot be written .{reason}"):
+            write(folder, output_file=str(path))
 
 
 def test_one_seed_writes_one_text(folder, capsys):
@@ -92,11 +120,6 @@ def test_a_text_does_not_depend_on_those_beside_it(folder, tmp_path, capsys):
     assert capsys.readouterr().out.count("the mat and") >= 9
 
 
-def test_batches_hold_prompts_of_one_length():
-    prompts = [[1, 2], [1], [3, 4], [5, 6], [7]]
-    assert list(generate.equal_lengths(prompts, 2)) == [[1, 4], [0, 2], [3]]
-
-
 def test_a_repetition_penalty_writes_other_words(folder, capsys):
     options = {"temperature": 0.0, "max_new_tokens": 8}
     write(folder, prompt="a cat", **options)
@@ -111,6 +134,7 @@ def test_a_repetition_penalty_writes_other_words(folder, capsys):
         ({"model": None}, "give --model"),
         ({"max_new_tokens": 0}, "max_new_tokens: 0"),
         ({"temperature": -1}, "temperature: -1"),
+        ({"temperature": float("nan")}, "temperature: nan"),
         ({"top_p": 1.1}, "top_p: 1.1"),
         ({"top_k": -1}, "top_k: -1"),
         ({"mem_len": -1}, "mem_len: -1"),
@@ -118,8 +142,12 @@ def test_a_repetition_penalty_writes_other_words(folder, capsys):
         ({"batch_size": 0}, "batch_size: 0"),
         ({"repetition_penalty": 0.0}, "repetition_penalty: 0.0"),
         ({"prompt": "a", "prompt_file": "b"}, "both given"),
+        ({"model": None, "size": ABSOLUTE, "mem_len": 3}, "mem_len: 3 positions of memory"),
     ],
 )
-def test_options_that_cannot_work_are_named(folder, options, message):
+def test_options_that_cannot_work_are_named(folder, options, message, capsys):
+    if options.get("size"):
+        options = options | {"vocabulary": str(folder)}
     with pytest.raises(ConfigError, match=message):
         write(folder, **options)
+    assert not capsys.readouterr().out

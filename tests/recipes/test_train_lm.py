@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from nlpapp.errors import ConfigError, DataError
+from nlpapp.errors import CheckpointError, ConfigError, DataError
 from nlpapp.models.language_models import TransformerXLSizeConfig
 from nlpapp.models.pretrained import load_classifier
 from nlpapp.recipes import evaluate_lm, finetune, train_lm
@@ -19,6 +19,7 @@ from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.optimizers import OptimizerConfig
 
 SIZE = {"num_layers": 2, "hidden_size": 16, "num_heads": 2, "inner_size": 32, "mem_len": 16}
+ABSOLUTE = {"mem_len": 0, "absolute_positions": True}
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +103,7 @@ def test_resumed_in_the_middle_is_bit_equal_to_uninterrupted(texts, tmp_path):
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train_lm.run(config(texts, whole, training=training))
     shutil.copytree(whole, resumed)
-    for name in ("checkpoints/step-4", "checkpoints/step-6", "model"):
-        shutil.rmtree(resumed / name)
-    (resumed / "metrics.json").unlink()
+    forget_after(resumed, 2)
     train_lm.run(config(texts, resumed, training=training))
     assert_same(weights(resumed), weights(whole), atol=0, rtol=0)
     carry = torch.load(whole / "checkpoints/step-2/rank-0.pt", weights_only=True)["carry"]
@@ -128,6 +127,40 @@ def test_two_micro_batches_give_the_update_of_one(texts, tmp_path):
             config(texts, tmp_path / str(accumulation), size={"dropout": 0.0}, training=training)
         )
     assert_same(weights(tmp_path / "2"), weights(tmp_path / "1"), atol=1e-5, rtol=1e-5)
+
+
+def forget_after(run, step):
+    """Leave of a finished run what a kill after ``step`` leaves."""
+    for path in (run / "checkpoints").glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    shutil.rmtree(run / "model")
+    (run / "metrics.json").unlink()
+
+
+def test_resumed_in_other_micro_batches_every_row_keeps_its_memory(texts, tmp_path):
+    """Four rows in one batch, then in two of two, then in three: the update of the whole run."""
+    saved = {"checkpoint_every": 1, "keep_checkpoints": 9, "evaluate_every": 6}
+    run, options = tmp_path / "run", {"size": {"dropout": 0.0}}
+    train_lm.run(config(texts, run, training=saved, **options))
+    whole = weights(run)
+    for step, accumulation in ((4, 2), (5, 3)):
+        forget_after(run, step)
+        changed = saved | {"gradient_accumulation_steps": accumulation}
+        train_lm.run(config(texts, run, training=changed, **options))
+        assert_same(weights(run), whole, atol=1e-6, rtol=1e-5)
+
+
+def test_another_training_text_is_refused_whatever_the_vocabulary(texts, tmp_path):
+    text = tmp_path / "train.txt"
+    shutil.copy(texts / "train.txt", text)
+    options = {"vocabulary": "bytes", "train_file": str(text)}
+    run = tmp_path / "run"
+    train_lm.run(config(texts, run, training={"checkpoint_every": 2}, **options))
+    forget_after(run, 4)
+    text.write_text(text.read_text().replace("name", "game"), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="training data has changed .* tokens .* tokens"):
+        train_lm.run(config(texts, run, training={"checkpoint_every": 2}, **options))
 
 
 @pytest.mark.parametrize("vocabulary", ["characters", "bytes", "tokenizer"])
@@ -186,10 +219,7 @@ def test_shuffled_lanes_of_varying_segments_resume_bit_equal(texts, tmp_path):
     train_lm.run(config(texts, whole, **options))
     shutil.copytree(whole, resumed)
     numbers = sorted(int(path.name[5:]) for path in (whole / "checkpoints").glob("step-*"))
-    for number in numbers[len(numbers) * 2 // 3 :]:
-        shutil.rmtree(resumed / f"checkpoints/step-{number}")
-    shutil.rmtree(resumed / "model")
-    (resumed / "metrics.json").unlink()
+    forget_after(resumed, numbers[len(numbers) * 2 // 3 - 1])
     train_lm.run(config(texts, resumed, **options))
     assert_same(weights(resumed), weights(whole), atol=0, rtol=0)
 
@@ -264,6 +294,9 @@ def test_a_language_model_becomes_a_classifier(texts, tmp_path, tiny_tokenizer_f
         ({"size": {"cutoffs": [5, 5000]}}, "5000 is not below the vocabulary's 18 entries"),
         ({"size": {"div_val": 0}}, "div_val: 0"),
         ({"memory_ablation": [0, -3]}, "mem_len: -3 is negative"),
+        ({"size": ABSOLUTE | {"mem_len": 5}}, "mem_len: 5 positions of memory"),
+        ({"size": ABSOLUTE, "evaluation_mem_len": 6}, "mem_len: 6 positions of memory"),
+        ({"size": ABSOLUTE, "memory_ablation": [0, 7]}, "mem_len: 7 positions of memory"),
         ({"sample_tokens": 0}, "sample_tokens: 0"),
         ({"batch_size": 0}, "batch_size: 0"),
         (
@@ -281,6 +314,8 @@ def test_a_language_model_becomes_a_classifier(texts, tmp_path, tiny_tokenizer_f
 def test_options_that_cannot_work_are_named(texts, tmp_path, options, message):
     with pytest.raises(ConfigError, match=message):
         train_lm.run(config(texts, tmp_path / "run", **options))
+    if "positions of memory" in message:
+        assert not (tmp_path / "run").exists()  # known before anything is read
 
 
 @pytest.mark.parametrize(
@@ -312,13 +347,25 @@ def test_two_processes_read_the_stream_of_one(texts, tmp_path, options):
     words += ["--train_file", str(texts / "valid.txt"), "--valid_file", str(texts / "valid.txt")]
     words += ["--batch_size", "5", "--segment_length", "7", "--training.num_epochs", "2"]
     words += ["--training.tensorboard", "false", "--min_frequency", "1", *options]
-    launch = {1: [], 2: ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]}
-    for processes, module in launch.items():
-        output = ["--output_dir", str(tmp_path / str(processes))]
-        command = [sys.executable, *module, "-m", "nlpapp", "train-lm", *words, *output]
+    words += ["--training.checkpoint_every", "4", "--training.keep_checkpoints", "99"]
+    torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    launch = {1: [], 2: torchrun}
+
+    def train(processes, name, program="nlpapp"):
+        command = [sys.executable, *launch[processes], "-m", program, "train-lm", *words]
+        command += ["--output_dir", str(tmp_path / name)]
         result = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert result.returncode == 0, result.stderr[:4000]
-    assert_same(weights(tmp_path / "2"), weights(tmp_path / "1"), atol=1e-5, rtol=1e-5)
+        return weights(tmp_path / name)
+
+    one = train(1, "1")
+    sharded = train(2, "pieces", "tests.recipes.sharded_language_model")
+    assert_same(sharded, one, atol=1e-5, rtol=1e-5)
+    assert_same(train(2, "2"), one, atol=1e-5, rtol=1e-5)
+    for processes in (2, 1):  # from the middle of the first epoch, and of the second
+        numbers = sorted(int(p.name[5:]) for p in (tmp_path / "2" / "checkpoints").glob("step-*"))
+        forget_after(tmp_path / "2", numbers[len(numbers) * processes // 3 - 1] // 4 * 4)
+        assert_same(train(processes, "2"), one, atol=1e-5, rtol=1e-5)
     figures = [json.loads((tmp_path / name / "metrics.json").read_text()) for name in "12"]
     for name in ("valid_loss", "valid_predicted_tokens", "valid_loss_without_memory"):
         assert figures[0][name] == pytest.approx(figures[1][name], rel=1e-5)

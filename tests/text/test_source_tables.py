@@ -165,6 +165,11 @@ def test_parquet_parts_are_row_groups(tmp_path, monkeypatch):
         assert found == expected
 
 
+def test_a_parquet_file_without_rows_has_no_documents(tmp_path):
+    source = parquet(tmp_path / "a.parquet", {"text": pyarrow.array([], pyarrow.string())})
+    assert list(read_parquet(whole(source))) == []
+
+
 def test_parquet_strings_of_all_kinds(tmp_path):
     for kind in (pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())):
         column = pyarrow.array(ROWS, pyarrow.string()).cast(kind)

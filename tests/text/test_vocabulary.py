@@ -12,6 +12,7 @@ from nlpapp.text.vocabulary import (
     count_symbols,
     load_vocabulary,
 )
+from nlpapp.text.wordpiece import load_tokenizer
 
 LINES = ["the cat sat", "the cat ran", "the dog", ""]
 
@@ -133,6 +134,15 @@ def test_a_tokenizer_is_a_vocabulary(tiny_tokenizer_folder, tmp_path):
     loaded = load_vocabulary(tmp_path)
     assert loaded.fingerprint() == vocabulary.fingerprint()
     assert encode(loaded, ["the cat sat"]) == [ids[0]]
+
+
+def test_a_line_end_is_not_unknown_where_a_tokenizer_has_one_token_for_both(tiny_tokenizer_folder):
+    """As GPT-2's <|endoftext|>."""
+    tokenizer = load_tokenizer(tiny_tokenizer_folder)
+    assert TokenizerVocabulary(tokenizer).unknown_id == tokenizer.unk_token_id
+    tokenizer.eos_token = tokenizer.unk_token
+    vocabulary = TokenizerVocabulary(tokenizer)
+    assert vocabulary.end_id == tokenizer.unk_token_id and vocabulary.unknown_id is None
 
 
 def test_encoding_many_lines_with_a_tokenizer_keeps_their_order(tiny_tokenizer_folder):
