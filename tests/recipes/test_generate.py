@@ -86,6 +86,14 @@ def test_unknown_words_of_a_prompt_are_reported(folder, caplog, capsys):
     assert capsys.readouterr().out.startswith("a <unk> sat")
 
 
+def test_unknown_characters_of_a_prompt_are_reported_or_refused(caplog):
+    known = SymbolVocabulary("characters", ["<eos>", "<unk>", "a", "b"])
+    assert generate.encode_prompt("aéb", known) == [0, 2, 1, 3]
+    assert "1 of the prompt's 3 tokens are not in the vocabulary" in caplog.text
+    with pytest.raises(DataError, match="'é' is not among the 3 characters"):
+        generate.encode_prompt("aéb", SymbolVocabulary("characters", ["<eos>", "a", "b"]))
+
+
 def test_an_unknown_word_without_unknown_is_an_error():
     vocabulary = SymbolVocabulary("words", ["<eos>", "cat"])
     with pytest.raises(DataError, match="'cats' is not among .* Did you mean 'cat'"):
