@@ -8,9 +8,11 @@ Legend: N rows, T tokens of all rows together.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, overload
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from nlpapp.text.word_encoding import LineEncoder
 
@@ -96,6 +98,13 @@ def _word_encoder(tokenizer: Any) -> LineEncoder | None:
     engine = getattr(tokenizer, "backend_tokenizer", None)
     if engine is None:
         return None  # A tokenizer written in Python.
+    return _word_encoder_of(engine.to_str())
+
+
+@lru_cache(maxsize=2)
+def _word_encoder_of(description: str) -> LineEncoder | None:
+    """Make the encoder of an engine, by its tokenizer.json, once for all sets of a run."""
+    engine = Tokenizer.from_str(description)
     added = engine.get_added_tokens_decoder().values()
     if engine.normalizer is not None and any(token.normalized for token in added):
         return None  # Whether a text spells such a token shows only after its normalisation.
@@ -138,7 +147,7 @@ class _Place:
 def _by_words(
     tokenizer: Any, words: LineEncoder, sides: Sequence[Sequence[str]], limit: int
 ) -> TokenRows:
-    around = _around(tokenizer.backend_tokenizer, len(sides))
+    around = _around(words.engine, len(sides))
     if around is None:
         return _by_tokenizer(tokenizer, sides, limit)
     rows = len(sides[0])
@@ -187,14 +196,11 @@ class _Special:
     """Type of the tokens of the text that follows."""
 
 
-def _around(engine: Any, texts: int) -> list[_Special] | None:
+def _around(engine: Tokenizer, texts: int) -> list[_Special] | None:
     """Look at what the engine puts before, between and behind one or two texts.
 
     None: it cannot be seen, as the engine has no token for the letter that is tried.
     """
-    engine = type(engine).from_str(engine.to_str())
-    engine.no_truncation()
-    engine.no_padding()
     whole = engine.encode("a", "a" if texts == 2 else None)
     found: list[_Special] = []
     ids: list[int] = []

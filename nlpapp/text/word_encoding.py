@@ -68,9 +68,10 @@ class LineEncoder:
 
     def __init__(self, tokenizer: Tokenizer):
         """Make an encoder from a private copy of ``tokenizer``."""
-        self._encoder = _plain_copy(tokenizer)
-        self._cutter: WordCutter | None = word_cutter(self._encoder)
-        largest = max(self._encoder.get_vocab(with_added_tokens=True).values(), default=0)
+        self.engine = _plain_copy(tokenizer)
+        """The copy: it neither cuts nor pads."""
+        self._cutter: WordCutter | None = word_cutter(self.engine)
+        largest = max(self.engine.get_vocab(with_added_tokens=True).values(), default=0)
         self._typecode = "H" if largest < 2**16 else "I"
         self._dtype = np.dtype(np.uint16 if largest < 2**16 else np.uint32)
         self._forget()
@@ -184,7 +185,7 @@ class LineEncoder:
     def _ids(self, texts: list[str]) -> Iterator[list[int]]:
         for start in range(0, len(texts), ENCODED_AT_ONCE):
             batch = texts[start : start + ENCODED_AT_ONCE]
-            for encoding in self._encoder.encode_batch_fast(batch, add_special_tokens=False):
+            for encoding in self.engine.encode_batch_fast(batch, add_special_tokens=False):
                 yield encoding.ids
 
 

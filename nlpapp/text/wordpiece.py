@@ -12,6 +12,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -282,17 +283,26 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     the name of the class do not.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        content: dict[str, object] = {
+    if backend is not None:
+        return _fingerprint_of(backend.to_str())
+    return _digest(
+        {
             "vocabulary": tokenizer.get_vocab(),
             "special": sorted(tokenizer.all_special_tokens),
         }
-    else:
-        whole = json.loads(backend.to_str())
-        content = {part: whole[part] for part in ("model", "normalizer", "pre_tokenizer")}
-        content["added"] = sorted(
-            (token["id"], token["content"]) for token in whole["added_tokens"]
-        )
+    )
+
+
+@lru_cache(maxsize=4)
+def _fingerprint_of(description: str) -> str:
+    """Return the fingerprint of an engine by its tokenizer.json; a run asks for it several times."""
+    whole = json.loads(description)
+    content = {part: whole[part] for part in ("model", "normalizer", "pre_tokenizer")}
+    content["added"] = sorted((token["id"], token["content"]) for token in whole["added_tokens"])
+    return _digest(content)
+
+
+def _digest(content: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

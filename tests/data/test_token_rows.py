@@ -107,6 +107,19 @@ def test_which_tokenizers_get_each_word_once(tiny_tokenizer_folder):
         assert token_rows._word_encoder(other) is None
 
 
+def test_the_encoder_of_words_is_made_once_and_anew_for_a_tokenizer_that_has_changed(
+    tiny_tokenizer_folder,
+):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
+    before = tokenize_rows(tokenizer, ["the cat zyx"], None, max_seq_length=12).ids[0].tolist()
+    encoder = token_rows._word_encoder(tokenizer)
+    assert token_rows._word_encoder(tokenizer) is encoder
+    tokenizer.add_tokens(["zyx"], special_tokens=True)
+    assert token_rows._word_encoder(tokenizer) is not encoder
+    after = tokenize_rows(tokenizer, ["the cat zyx"], None, max_seq_length=12).ids[0].tolist()
+    assert after == tokenizer("the cat zyx")["input_ids"] != before
+
+
 def test_only_rows_that_need_it_go_through_the_tokenizer(tiny_tokenizer_folder, monkeypatch):
     asked = []
     by_tokenizer = token_rows._by_tokenizer

@@ -122,6 +122,9 @@ def test_fingerprint_ignores_padding_and_truncation_and_sees_the_rest(tiny_token
     uncased = train_wordpiece([text.lower() for text in TEXTS], vocab_size=60)
     assert cased.get_vocab() == uncased.get_vocab()
     assert fingerprint(cased) != fingerprint(uncased)
+    before = fingerprint(one)
+    one.add_tokens(["zyx"])
+    assert fingerprint(one) != before
 
 
 def test_check_fingerprint():
