@@ -27,6 +27,36 @@ DEV_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetOptions:
+    """The options that say where the sets of a job are."""
+
+    task: str | None = None
+    """GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
+    data_dir: str | None = None
+    """Folder with GLUE (official files, or parquet as on the Hub), or nyu-mll/glue."""
+    train_file: str | None = None
+    """Training file of one's own instead of a task: TSV, CSV, JSONL or parquet."""
+    dev_file: str | None = None
+    """File that chooses the best epoch, same columns as train_file; absent: dev_share of it."""
+    dev_share: float | None = None
+    """Share of each class's rows that chooses the best epoch without a dev_file; absent: 0.1."""
+    split_seed: int = 42
+    """Seed of the choice of these rows, the same whatever seed is."""
+    test_file: str | None = None
+    """File to predict at the end; scored if it has labels."""
+    text_column: str | None = None
+    """Column of the text, by name or number from 1; absent: sentence, text, sentence1 or text_a."""
+    text_pair_column: str | None = None
+    """Column of the second text of a pair; absent: sentence2 or text_b, if text_column is too."""
+    label_column: str | None = None
+    """Column of the label; absent: label."""
+    header: bool = True
+    """The first line of TSV and CSV files names the columns; if not, give their numbers."""
+    regression: bool = False
+    """The labels of train_file are scores, not classes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassificationSets:
     """What a model is trained, chosen and reported on."""
 
@@ -176,6 +206,12 @@ def read_sets(
 
 SET_OPTIONS = tuple(inspect.signature(read_sets).parameters)
 """The options of `read_sets`, for a command whose own are called the same."""
+
+
+def sets_of(options: SetOptions) -> ClassificationSets:
+    """Return the sets that the options of a command name; see `read_sets`."""
+    given = {name: getattr(options, name) for name in SET_OPTIONS if hasattr(options, name)}
+    return read_sets(**given)
 
 
 def _warned(sets: ClassificationSets) -> ClassificationSets:

@@ -43,6 +43,9 @@ def build_transfer_set(
     Raises:
         DataError: as `read_unlabeled`.
     """
+    more: tuple[list[str], list[str] | None] = ([], None)
+    if unlabeled_file is not None:
+        more = read_unlabeled(unlabeled_file, pairs=train.texts_b is not None)
     texts_a = list(train.texts_a)
     texts_b = None if train.texts_b is None else list(train.texts_b)
     counts = AugmentationCounts()
@@ -58,11 +61,9 @@ def build_transfer_set(
         counts += part.counts
     if counts.drawn:
         logger.info("augmentation: %s", counts)
-    if unlabeled_file is not None:
-        more_a, more_b = read_unlabeled(unlabeled_file, pairs=texts_b is not None)
-        texts_a += more_a
-        if texts_b is not None:
-            texts_b += more_b or []
+    texts_a += more[0]
+    if texts_b is not None:
+        texts_b += more[1] or []
     known = train.known_labels
     missing = NO_LABEL if train.label_names else np.nan
     labels = np.full(len(texts_a), missing, dtype=known.dtype)
@@ -93,18 +94,21 @@ def read_unlabeled(path: str | Path, *, pairs: bool) -> tuple[list[str], list[st
     """Read a file with a text a line, or with ``pairs`` two texts a line and a tab between them.
 
     Raises:
-        DataError: the file cannot be read or is blank, or a line has no tab, or more than one, or
-            an empty text beside it.
+        DataError: the file cannot be read or is blank, or a line has another number of texts than
+            the training set, or an empty one.
     """
+    wanted = 2 if pairs else 1
     rows = []
     for number, line in read_lines(Path(path)):
         if not line.strip():
             continue
-        sides = line.split("\t") if pairs else [line]
-        if pairs and len(sides) != 2:
+        sides = line.split("\t")
+        if len(sides) != wanted:
+            expected = "two texts with a tab between them" if pairs else "one text and no tab"
             raise DataError(
-                f"{path}, line {number}: expected two texts with a tab between them, "
-                f"found {len(sides)}; the training set has pairs."
+                f"{path}, line {number}: expected {expected}, found {len(sides)} columns; the "
+                f"training set has {'pairs' if pairs else 'single texts'}, and this file has "
+                "neither labels nor a header."
             )
         if not all(side.strip() for side in sides):
             raise DataError(f"{path}, line {number}: one text of the pair is empty.")

@@ -43,7 +43,7 @@ class Subject:
     parameters: int | None
     """None: counted when it is loaded."""
     bytes: int
-    """Size of the weights on disk."""
+    """Size on disk of the weights, and of what they need beside them, such as the vocabulary."""
     specification: Mapping[str, Any]
     """What `deployment.timed_process` needs besides the threads."""
     command: Sequence[str] | None = None
@@ -155,7 +155,7 @@ def find_subjects(
             name=name,
             kind="pytorch",
             parameters=None,
-            bytes=sum(path.stat().st_size for path in weights),
+            bytes=_bytes(*weights) + _bytes(*_beside(folder)),
             specification=specification | loaded,
         )
     ]
@@ -187,12 +187,21 @@ def _bundle_subjects(folder: Path, name: str) -> list[Subject]:
             name=name,
             kind=precision,
             parameters=parameters,
-            bytes=(folder / file).stat().st_size,
+            bytes=_bytes(folder / file, *_beside(folder)),
             specification={"folder": str(folder), "precision": precision, "task": task},
         )
         for precision, file in MODEL_FILES.items()
         if file in manifest["files"] and (folder / file).is_file()
     ]
+
+
+def _beside(folder: Path) -> list[Path]:
+    """Return the files that a model needs beside its weights: vocabulary, labels, options."""
+    return [path for path in folder.iterdir() if path.suffix in (".json", ".txt", ".py")]
+
+
+def _bytes(*files: Path) -> int:
+    return sum(path.stat().st_size for path in files)
 
 
 def distinct_names(folders: Sequence[Path]) -> list[str]:

@@ -86,6 +86,34 @@ def build_student_bert(
     return student.train().requires_grad_(True)
 
 
+def keep_tokens(model: Any, tokens: Sequence[int], *, pad_token_id: int) -> None:
+    """Keep the word embeddings of ``tokens`` alone, which get the ids 0, 1 ... in this order.
+
+    Embeddings are most of a BERT of few layers. ``pad_token_id`` is the new one of padding.
+    """
+    old = model.get_input_embeddings()
+    new = nn.Embedding(len(tokens), old.embedding_dim, padding_idx=pad_token_id)
+    with torch.no_grad():
+        new.weight.copy_(old.weight[list(tokens)])
+    model.set_input_embeddings(new)
+    model.config.vocab_size = len(tokens)
+    model.config.pad_token_id = pad_token_id
+
+
+def leave_attention_whole(model: Any) -> None:
+    """Take the dropout of the attention maps away: transformers shows them after it.
+
+    Maps with holes have no finite divergence from the teacher's, and no mean square without bias.
+
+    Raises:
+        ConfigError: the model is of a type that is not `SUPPORTED`.
+    """
+    of_maps = ("attention.self.dropout", "attention.dropout")
+    for name, module in transformer_layers(model).named_modules():
+        if isinstance(module, nn.Dropout) and name.endswith(of_maps):
+            module.p = 0.0
+
+
 def layer_map(wanted: Sequence[int], student_layers: int, teacher_layers: int) -> list[int]:
     """Return for each student layer m of M the teacher's layer it learns from, both from 1.
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ from nlpapp.models.classifiers import (
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits, load_classifier
 
 logger = logging.getLogger("nlpapp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """A teacher or student with its tokenizer, and its outputs for the data's classes in order."""
+
+    model: Any
+    tokenizer: Any
+    outputs: list[int]
 
 
 def load_teacher(

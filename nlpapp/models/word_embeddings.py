@@ -4,6 +4,7 @@ Legend: V entries of the student's vocabulary, D width of the source, E width of
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -144,13 +145,13 @@ def read_vectors(path: Path, vocabulary: Mapping[str, int], width: int) -> torch
 
 def _text_vectors(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield (word, numbers) of each line; all lines have as many numbers as the first."""
-    width = 0
+    width, told = 0, False
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
             for number, line in enumerate(file, start=1):
                 parts = line.rstrip().split(" ")
                 if number == 1 and len(parts) == 2 and all(part.isdecimal() for part in parts):
-                    width = int(parts[1])
+                    width, told = int(parts[1]), True
                     continue
                 width = width or len(parts) - 1
                 # Some words of GloVe's 840 B file hold spaces, so the numbers count from the end.
@@ -158,14 +159,22 @@ def _text_vectors(path: Path) -> Iterator[tuple[str, Any]]:
                 vector: np.ndarray = np.empty(0, dtype=np.float32)
                 with suppress(ValueError):
                     vector = np.array(numbers, dtype=np.float32)
-                if not word or len(vector) != width or not np.isfinite(vector).all():
+                wider = told and number == 2 and _ends_in_number(word)
+                if wider or not word or len(vector) != width or not np.isfinite(vector).all():
                     raise DataError(
-                        f"{path}, line {number}: expected a word and {width} numbers, as in the "
-                        f"first line, found '{line.strip()[:60]}'."
+                        f"{path}, line {number}: expected a word and {width} numbers, as the first "
+                        f"line has or says, found '{line.strip()[:60]}'."
                     )
                 yield word, vector
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a text file of vectors: {error}") from error
+
+
+def _ends_in_number(word: str) -> bool:
+    """Return whether ``word`` has swallowed a number, of a line with more than the header says."""
+    with suppress(ValueError):
+        return " " in word and math.isfinite(float(word.split(" ")[-1]))
+    return False
 
 
 def _binary_vectors(path: Path) -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@
 
 Of scores (C is 1) the teacher term is "mse", and the square of (student - label) stands in for the
 cross entropy. An example without a label (-100, of scores NaN: augmented or unlabelled text) has
-the teacher term alone, at full weight.
+the teacher's: the class, or the score, that it gives (Tang et al. 2019, section 3.2).
 
 With ``final_alpha`` the share of the labels moves from alpha to it over the training: teacher
 annealing (Clark et al. 2019, BAM, arXiv 1907.04829, section 3.2), where it goes from 0 to 1.
@@ -19,6 +19,7 @@ What the teacher's layers say (`objectives.layer_distillation`) is added to the 
 Legend: B rows of a batch, C labels, T temperature.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,7 +71,7 @@ class DistillationConfig:
         return self.alpha == 0 and not self.final_alpha
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ConfigError(
                 f"temperature is {self.temperature}; it divides logits: use 1 or more."
             )
@@ -84,7 +85,7 @@ class DistillationConfig:
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"label_smoothing is {self.label_smoothing}; use 0 up to under 1.")
         for name in ("hidden_weight", "attention_weight"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 or more.")
         if self.alpha == 1 and (self.uses_layers or self.final_alpha is not None):
             raise ConfigError(
@@ -154,20 +155,24 @@ class DistillationObjective:
     def __call__(self, model: Any, batch: Batch, counts: Counts, carry: Any = None) -> StepOutput:
         """Return the loss of ``batch``, its accuracy, and how often student and teacher agree."""
         logits, inside = self._forward(model, batch)
-        labelled = is_labelled(batch["labels"])
-        labels = batch["labels"].where(labelled, 0)
-        alpha = self._alpha(batch)
-        losses = alpha * label_losses(logits, labels, self.label_smoothing) * labelled
+        labels = batch["labels"]
+        labelled = is_labelled(labels)
         are_classes = logits.shape[1] > 1
         metrics: dict[str, tuple[Any, Any]] = {}
-        if self.alpha < 1:
+        if self.alpha == 1:
+            known = labels.where(labelled, 0)
+            losses = label_losses(logits, known, self.label_smoothing) * labelled
+        else:
             teacher = batch["teacher_logits"].float()
+            said = teacher.argmax(1) if are_classes else teacher[:, 0]
+            hard = label_losses(logits, labels.where(labelled, said), self.label_smoothing)
             soft = inside + teacher_losses(
                 logits, teacher, teacher_loss=self.teacher_loss, temperature=self.temperature
             )
-            losses = torch.where(labelled, losses + (1 - alpha) * soft, soft)
+            alpha = self._alpha(batch)
+            losses = alpha * hard + (1 - alpha) * soft
             if are_classes:
-                metrics["agreement"] = ((logits.argmax(1) == teacher.argmax(1)).sum(), len(labels))
+                metrics["agreement"] = ((logits.argmax(1) == said).sum(), len(labels))
         total = losses.sum()
         metrics["loss"] = (total.detach(), self.counts(batch)[TERM])
         if are_classes:

@@ -65,6 +65,7 @@ class LayerLoss:
         hidden_loss: str = "mse",
         attention_weight: float = 0.0,
         attention_loss: str = "kl",
+        tokens: Sequence[int] | None = None,
     ) -> None:
         """Compare with ``teacher``, a model that is not trained.
 
@@ -76,6 +77,7 @@ class LayerLoss:
             hidden_loss: mse or cosine.
             attention_weight: of the attention maps' term.
             attention_loss: kl or mse.
+            tokens: the teacher's id of each of the student's; absent: they have the same.
         """
         self.teacher = teacher.eval().requires_grad_(False)
         self.layer_map = list(layer_map)
@@ -83,13 +85,19 @@ class LayerLoss:
         self.hidden_loss = hidden_loss
         self.attention_weight = attention_weight
         self.attention_loss = attention_loss
+        self.tokens = None if tokens is None else torch.tensor(tokens)
 
     def __call__(self, student: Layers, batch: Batch) -> torch.Tensor:
         """Return (B,) the weighted distances of a batch, each a mean over the layers."""
         mask = batch["attention_mask"].float()  # (B, S)
         self.teacher.to(mask.device)
         with torch.no_grad():
-            teacher = read_layers(self.teacher, batch, attentions=self.attention_weight > 0)
+            ids = batch["input_ids"]
+            if self.tokens is not None:
+                self.tokens = self.tokens.to(ids.device)
+                ids = self.tokens[ids]
+            read = batch | {"input_ids": ids}
+            teacher = read_layers(self.teacher, read, attentions=self.attention_weight > 0)
         total = torch.zeros(len(mask), device=mask.device)
         if self.hidden_weight:
             pairs = zip((0, *range(1, len(self.layer_map) + 1)), (0, *self.layer_map), strict=True)

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nlpapp.data.classification_sets import ClassificationSets, read_sets
+from nlpapp.data.classification_sets import ClassificationSets, sets_of
 from nlpapp.disk import read_json, write_json
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.ablation_page import write_ablation_page
@@ -16,7 +16,6 @@ from nlpapp.evaluation.prediction_table import read_prediction_table
 from nlpapp.recipes import distill
 from nlpapp.recipes.ablation_costs import measure_costs
 from nlpapp.recipes.ablation_plan import PlannedVariant, Variant, plan_variants
-from nlpapp.recipes.distill_options import SET_OPTIONS
 from nlpapp.training.processes import process_state
 from nlpapp.training.run_folder import RunFolder
 
@@ -56,13 +55,13 @@ def run(config: Config) -> dict[str, float]:
     plan = plan_variants(config)
     for planned in plan:
         for job in planned.runs:
-            distill.run(job, logits=run.path / "teacher-logits")
+            distill.run(job)
             process_state().wait_for_everyone()
             # The model stays; what it was resumed from is many times its size.
             shutil.rmtree(Path(job.output_dir, "checkpoints"), ignore_errors=True)
     # The runs have sent the log to their own folders.
     run = RunFolder.open(config.output_dir, config=config, command="ablation", seed=config.seed)
-    sets = read_sets(**{name: getattr(config, name) for name in SET_OPTIONS})
+    sets = sets_of(config)
     results = [_result(planned) for planned in plan]
     rows = ablation_rows(results, sets.metrics, seed=config.seed)
     metrics = _flat(plan, rows)

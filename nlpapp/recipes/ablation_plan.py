@@ -74,9 +74,13 @@ def plan_variants(config: "Config") -> list[PlannedVariant]:
                 f"variant.{hint}"
             )
         first = variant_config(config, variant)
+        logits = config.teacher_logits or str(Path(config.output_dir, "teacher-logits"))
         runs = [
             dataclasses.replace(
-                first, seed=seed, output_dir=str(Path(config.output_dir, folder, f"seed-{seed}"))
+                first,
+                seed=seed,
+                output_dir=str(Path(config.output_dir, folder, f"seed-{seed}")),
+                teacher_logits=logits,
             )
             for seed in range(config.seed, config.seed + config.seeds)
         ]

@@ -1,14 +1,11 @@
 """Distil classifiers into a small student (Tang et al. 2019, arXiv 1903.12136)."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from nlpapp.data.annealing import AnnealedSteps
 from nlpapp.data.augmentation import AugmentationConfig
-from nlpapp.data.classification_sets import ClassificationSets, read_sets
+from nlpapp.data.classification_sets import ClassificationSets, SetOptions, sets_of
 from nlpapp.data.sampling import ExampleSteps, StepData
 from nlpapp.data.transfer_set import TransferCollator, build_transfer_set
 from nlpapp.evaluation.predictions import score_logits, write_predictions
@@ -18,19 +15,13 @@ from nlpapp.models.bilstm import BiLstmSizeConfig
 from nlpapp.models.pretrained import save_model_folder
 from nlpapp.models.pruning import PruningConfig
 from nlpapp.models.student_bert import StudentBertConfig
+from nlpapp.models.teacher import Reader
 from nlpapp.models.text_cnn import TextCnnSizeConfig
 from nlpapp.objectives.distillation import DistillationConfig
-from nlpapp.recipes.distill_models import (
-    Reader,
-    ask,
-    build_objective,
-    build_student,
-    encode,
-    load_teachers,
-    predict,
-)
-from nlpapp.recipes.distill_options import SET_OPTIONS, check_options
+from nlpapp.recipes.distill_options import check_options
 from nlpapp.recipes.distill_pruning import prune_student
+from nlpapp.recipes.distill_student import build_objective, build_student
+from nlpapp.recipes.distill_teachers import ask, encode, load_teachers, predict
 from nlpapp.text.student_vocabulary import StudentVocabularyConfig
 from nlpapp.text.wordpiece import fingerprint
 from nlpapp.training.fit import TrainingConfig, fit
@@ -39,14 +30,17 @@ from nlpapp.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(SetOptions):
     """Train a small student on what classifiers say, on labels, or on both."""
 
     output_dir: str
-    """Folder for checkpoints, the teacher's logits, metrics, predictions and the model."""
+    """Folder for checkpoints, metrics, predictions and the model."""
     teacher: list[str] | str | None = None
     """Classifier to learn from, a folder or a Hub name, or several, whose logits are averaged; the
     first gives the tokenizer, embeddings and layers. Absent: a random BERT, to try this out."""
+    teacher_logits: str | None = None
+    """Folder for the teachers' logits, where other runs with the same teacher and texts find them;
+    absent: output_dir."""
     tokenizer: str | None = None
     """Tokenizer of the teacher, a folder or vocab.txt; absent: the one in its folder."""
     size: BertSizeConfig = field(default_factory=BertSizeConfig)
@@ -72,24 +66,6 @@ class Config:
     """Weights of the trained student that become zero."""
     unlabeled_file: str | None = None
     """More text for the teacher, one a line; for pairs two texts with a tab between them."""
-    task: str | None = None
-    """GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
-    data_dir: str | None = None
-    """Folder with GLUE (official files, or parquet as on the Hub), or nyu-mll/glue."""
-    train_file: str | None = None
-    """Training file of one's own instead of a task: TSV, CSV, JSONL or parquet."""
-    dev_file: str | None = None
-    """File that chooses the best epoch, same columns as train_file."""
-    test_file: str | None = None
-    """File to predict at the end; scored if it has labels."""
-    text_column: str | None = None
-    """Column of the text; absent: sentence, text, sentence1 or text_a."""
-    text_pair_column: str | None = None
-    """Column of the second text of a pair; absent: sentence2 or text_b, if text_column is too."""
-    label_column: str | None = None
-    """Column of the label; absent: label."""
-    regression: bool = False
-    """Whether the labels of train_file are scores."""
     max_seq_length: int = 128
     """Tokens, special ones included; longer texts are cut."""
     batch_size: int = 64
@@ -112,12 +88,12 @@ class Config:
         return [self.teacher] if isinstance(self.teacher, str) else self.teacher or []
 
 
-def run(config: Config, *, logits: Path | None = None) -> dict[str, float]:
-    """Ask the teachers (runs may share the folder ``logits``), train the student, compare both."""
+def run(config: Config) -> dict[str, float]:
+    """Ask the teachers, train the student, and compare both."""
     run = RunFolder.open(config.output_dir, config=config, command="distill", seed=config.seed)
     if run.finished is not None:
         return run.finished
-    sets = read_sets(**{name: getattr(config, name) for name in SET_OPTIONS})
+    sets = sets_of(config)
     teachers = load_teachers(config, sets)
     student = build_student(config, sets, teachers[0])
     metrics = {
@@ -125,14 +101,13 @@ def run(config: Config, *, logits: Path | None = None) -> dict[str, float]:
         "teacher_parameters": float(sum(teacher.model.num_parameters() for teacher in teachers)),
         "vocabulary_size": float(len(student.tokenizer)),
     }
-    metrics |= _train(run, config, sets, teachers, student, logits)
+    metrics |= _train(run, config, sets, teachers, student)
     for order, (split, examples) in enumerate((sets.dev | sets.test).items()):
         found = predict(config, student, encode(config, student, examples))
         if examples.labels is not None:
             taught = None
             if config.objective.alpha < 1:
-                asked = [predict(config, one, encode(config, one, examples)) for one in teachers]
-                taught = np.mean(asked, axis=0)
+                taught = ask(config, teachers, examples, run, f"teacher-logits-{split}")
             figures = score_student(found, taught, examples.labels, sets.metrics, seed=config.seed)
             metrics |= {f"{split}_{name}" if order else name: x for name, x in figures.items()}
         if run.is_main:
@@ -153,14 +128,13 @@ def _train(
     sets: ClassificationSets,
     teachers: list[Reader],
     student: Reader,
-    shared: Path | None,
 ) -> dict[str, float]:
     """Train ``student`` on the transfer set and the teachers' logits of it."""
     extra = (config.augmentation, config.unlabeled_file, teachers[0].tokenizer.mask_token or "")
     transfer = build_transfer_set(sets.train, *extra, seed=config.seed)
     logits = None
     if config.objective.alpha < 1:
-        logits = ask(config, teachers, transfer, run, shared)
+        logits = ask(config, teachers, transfer, run)
     encoded = encode(config, student, transfer)
     collate = TransferCollator(encoded, student.tokenizer.pad_token_id, logits)
     plain = ExampleSteps(
@@ -175,7 +149,7 @@ def _train(
         steps = AnnealedSteps(plain, config.training.total_steps(plain))
     dev = next(iter(sets.dev.values()))
     read_dev = encode(config, student, dev)
-    objective = build_objective(config, teachers[0].model, student.model)
+    objective = build_objective(config, teachers[0], student)
 
     def train(run: RunFolder, training: TrainingConfig) -> dict[str, float]:
         return fit(

@@ -7,11 +7,6 @@ from nlpapp.errors import ConfigError
 if TYPE_CHECKING:
     from nlpapp.recipes.distill import Config
 
-SET_OPTIONS = (
-    *("task", "data_dir", "train_file", "dev_file", "test_file", "regression"),
-    *("text_column", "text_pair_column", "label_column"),
-)
-"""Options of `read_sets` that the command has."""
 SIZES = {"student": "bilstm", "text_cnn": "text_cnn", "bert": "bert"}
 """Option with the size of an architecture -> the architecture."""
 
@@ -25,6 +20,8 @@ def check_options(config: "Config") -> None:
                 f"{name} describes a student of architecture {architecture}, and architecture is "
                 f"{config.architecture}: leave {name} out, or change architecture."
             )
+    if config.teachers and config.size != type(config.size)():
+        raise ConfigError("size is of a random teacher: leave it out, or leave teacher out.")
     if config.tokenizer is not None and len(config.teachers) > 1:
         raise ConfigError(
             "tokenizer is one, and there are several teachers: leave it out, and each reads with "
@@ -42,10 +39,10 @@ def check_options(config: "Config") -> None:
             "final_alpha ends with the training: leave pruning.max_steps out, the steps after it."
         )
     is_bert = config.architecture == "bert"
-    if is_bert and (config.embeddings != "random" or config.vocabulary.kind != "teacher"):
+    if is_bert and (config.embeddings != "random" or config.vocabulary.kind == "words"):
         raise ConfigError(
-            "a student of architecture bert keeps its teacher's vocabulary and embeddings: "
-            "leave vocabulary and embeddings out."
+            "a student of architecture bert keeps its teacher's embeddings, of all pieces or of "
+            "those in its texts: leave embeddings out; vocabulary.kind is teacher or pruned."
         )
     if config.objective.uses_layers and not is_bert:
         raise ConfigError(

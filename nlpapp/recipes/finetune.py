@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from nlpapp.data.classification import EncodedExamples, evaluation_steps, training_steps
-from nlpapp.data.classification_sets import SET_OPTIONS, ClassificationSets, read_sets
+from nlpapp.data.classification_sets import ClassificationSets, SetOptions, sets_of
 from nlpapp.errors import ConfigError
 from nlpapp.evaluation.classifier_report import write_classifier_report
 from nlpapp.evaluation.learning_rate_plot import plot_learning_rates
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(SetOptions):
     """Fine-tune a classifier or regressor on a GLUE task or on files of one's own."""
 
     output_dir: str
@@ -48,32 +48,8 @@ class Config:
     """Tokenizer folder or vocab.txt; absent: the one in the model's folder."""
     size: BertSizeConfig = field(default_factory=BertSizeConfig)
     """Size of the random BERT where no model is given."""
-    task: str | None = None
-    """GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
-    data_dir: str | None = None
-    """Folder with GLUE (official files, or parquet as on the Hub), or nyu-mll/glue."""
-    train_file: str | None = None
-    """Training file of one's own instead of a task: TSV, CSV, JSONL or parquet."""
-    dev_file: str | None = None
-    """File that chooses the best epoch, same columns as train_file; absent: dev_share of it."""
-    dev_share: float | None = None
-    """Share of each class's rows that chooses the best epoch without a dev_file; absent: 0.1."""
-    split_seed: int = 42
-    """Seed of the choice of these rows, the same whatever seed is."""
-    test_file: str | None = None
-    """File to predict at the end; scored if it has labels."""
-    text_column: str | None = None
-    """Column of the text, by name or number from 1; absent: sentence, text, sentence1 or text_a."""
-    text_pair_column: str | None = None
-    """Column of the second text of a pair; absent: sentence2 or text_b, if text_column is too."""
-    label_column: str | None = None
-    """Column of the label; absent: label."""
     label_separator: str | None = None
     """What stands between the labels of a row that may have several, or none; absent: one label."""
-    header: bool = True
-    """The first line of TSV and CSV files names the columns; if not, give their numbers."""
-    regression: bool = False
-    """The labels of train_file are scores, not classes."""
     dropout: float | None = None
     """Dropout of hidden states and attention while training; absent: the model's own."""
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -117,17 +93,16 @@ def _train(config: Config) -> dict[str, float]:
     run = RunFolder.open(config.output_dir, config=config, command="finetune", seed=config.seed)
     if run.finished is not None:
         return run.finished
-    sets = read_sets(**{name: getattr(config, name) for name in SET_OPTIONS})
+    sets = sets_of(config)
     logger.info(sets.describe())
     tokenizer, model = _build(config, sets)
     encode = partial(EncodedExamples, tokenizer=tokenizer, max_seq_length=config.max_seq_length)
-    train = encode(sets.train)
+    train, pad, size = encode(sets.train), tokenizer.pad_token_id, config.evaluation_batch_size
     chosen_on, dev_rows = next(iter(sets.dev.items()))
-    dev, dev_labels = encode(dev_rows), dev_rows.known_labels
-    pad = tokenizer.pad_token_id
+    dev_labels = dev_rows.known_labels
+    dev = evaluation_steps(encode(dev_rows), pad, batch_size=size)
 
-    def predict(model: Any, encoded: EncodedExamples) -> np.ndarray:
-        steps, undo = evaluation_steps(encoded, pad, batch_size=config.evaluation_batch_size)
+    def predict(model: Any, steps: Any, undo: np.ndarray) -> np.ndarray:
         return predict_rows(model, forward_logits, steps)[undo]
 
     objective = ClassificationObjective(
@@ -143,7 +118,7 @@ def _train(config: Config) -> dict[str, float]:
         steps=steps,
         training=config.training,
         seed=config.seed,
-        evaluate=lambda model: score_logits(predict(model, dev), dev_labels, sets.metrics),
+        evaluate=lambda model: score_logits(predict(model, *dev), dev_labels, sets.metrics),
         best_metric=sets.metrics[0],
         fingerprint=fingerprint(tokenizer),
         draw_curves=plot_curves,
@@ -153,8 +128,8 @@ def _train(config: Config) -> dict[str, float]:
     for split, examples in (sets.dev | sets.test).items():
         name, prefix = ("dev", "") if split == chosen_on else (split, f"{split}_")
         path = run.path / f"predictions-{name}.tsv" if run.is_main else None
-        logits = predict(model, encode(examples) if prefix else dev)
-        found = (logits, examples.labels, sets.label_names)
+        read = evaluation_steps(encode(examples), pad, batch_size=size) if prefix else dev
+        found = (predict(model, *read), examples.labels, sets.label_names)
         metrics |= score_and_write(path, *found, seed=config.seed, prefix=prefix, **known)
     if run.is_main:
         save_model_folder(model, run.model, tokenizer=tokenizer, fingerprint=fingerprint(tokenizer))

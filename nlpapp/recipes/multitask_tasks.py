@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nlpapp.data.classification import Examples
-from nlpapp.data.classification_sets import SET_OPTIONS, ClassificationSets, read_sets
+from nlpapp.data.classification_sets import ClassificationSets, SetOptions, sets_of
 from nlpapp.errors import ConfigError
 from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.objectives.distillation import DistillationConfig
@@ -20,31 +20,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskConfig:
+class TaskConfig(SetOptions):
     """One of the tasks: a GLUE task, or files of one's own."""
 
     name: str | None = None
     """What the task is called in figures and folders; absent: as the GLUE task."""
-    task: str | None = None
-    """GLUE task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli."""
-    train_file: str | None = None
-    """Training file of one's own instead of a GLUE task: TSV, CSV, JSONL or parquet."""
-    dev_file: str | None = None
-    """File that the best weights are chosen on; absent: dev_share of train_file."""
-    dev_share: float | None = None
-    """Share of each class's rows for that, without a dev_file; absent: 0.1."""
-    test_file: str | None = None
-    """File to predict at the end; scored if it has labels."""
-    text_column: str | None = None
-    """Column of the text; absent: sentence, text, sentence1 or text_a."""
-    text_pair_column: str | None = None
-    """Column of the second text of a pair; absent: sentence2 or text_b, if text_column is too."""
-    label_column: str | None = None
-    """Column of the label; absent: label."""
-    header: bool = True
-    """The first line of TSV and CSV files names the columns; if not, give their numbers."""
-    regression: bool = False
-    """The labels of train_file are scores, not classes."""
     teacher: str | None = None
     """Classifier of this task to learn from, a folder or a Hub name."""
 
@@ -104,6 +84,12 @@ def check_options(config: "Config") -> None:
             "objective.hidden_weight, attention_weight and alpha 1 have no meaning here: teachers "
             "of several tasks share no layers, and without teachers the labels alone count anyway."
         )
+    everyone = len(taught) == len(config.tasks)
+    if everyone and objective.label_smoothing and objective.teacher_alone:
+        raise ConfigError(
+            "objective.label_smoothing acts on labels, and with a teacher for every task and alpha "
+            "0 none is asked: raise alpha or final_alpha, or leave label_smoothing out."
+        )
     if taught and objective.final_alpha is not None and config.training.max_hours is not None:
         raise ConfigError(
             "objective.final_alpha goes by steps: leave training.max_hours out, or set it null."
@@ -125,10 +111,10 @@ def read_tasks(config: "Config") -> list[Task]:
     """
     found = []
     for name, options in named_tasks(config.tasks).items():
-        given = {key: value for key, value in vars(options).items() if key in SET_OPTIONS}
-        data_dir = config.data_dir if options.task is not None else None
+        if options.task is not None and options.data_dir is None:
+            options = replace(options, data_dir=config.data_dir)
         try:
-            sets = read_sets(**given, data_dir=data_dir)
+            sets = sets_of(options)
         except ConfigError as error:
             raise ConfigError(f"task {name}: {error}") from error
         found.append(Task(name=name, options=options, sets=sets))

@@ -28,7 +28,7 @@ logger = logging.getLogger("nlpapp")
 
 UNBINDING_KEYS = {
     "output_dir",
-    *("workers", "executor", "ray_address", "preview"),
+    *("workers", "executor", "ray_address", "preview", "teacher_logits"),
     "hub",
     *("training.resume", "training.num_workers", "training.log_every"),
     *("training.checkpoint_every", "training.keep_checkpoints"),

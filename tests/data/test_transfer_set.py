@@ -58,6 +58,9 @@ def test_a_line_that_is_no_pair_is_named(tmp_path):
     path.write_text("\n \n")
     with pytest.raises(DataError, match="holds no text"):
         read_unlabeled(path, pairs=False)
+    path.write_text("sentence\tlabel\na good film\t1\n")
+    with pytest.raises(DataError, match="line 1: expected one text and no tab, found 2 columns"):
+        read_unlabeled(path, pairs=False)
 
 
 def test_batches_have_the_logits_of_their_own_rows(tiny_tokenizer_folder):

@@ -184,13 +184,16 @@ def test_a_model_folder_and_its_bundle_are_found_with_their_sizes(tokenizer, tmp
     parameters = sum(weight.numel() for weight in model.parameters())
     (subject,) = find(tmp_path / "model")
     assert (subject.kind, subject.parameters) == ("pytorch", None)
-    assert subject.bytes == (tmp_path / "model" / "model.safetensors").stat().st_size
+    assert subject.bytes == sum(file.stat().st_size for file in (tmp_path / "model").iterdir())
     subjects = find(tmp_path / "bundle")
     assert [(found.kind, found.parameters) for found in subjects] == [
         ("fp32", parameters),
         ("int8", parameters),
     ]
     assert subjects[1].bytes < subjects[0].bytes
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "bundle").iterdir()}
+    beside = ("manifest.json", "labels.json", "tokenizer.json", "metrics.json", "predict.py")
+    assert subjects[1].bytes == sizes["model.int8.onnx"] + sum(sizes[name] for name in beside)
     plan = Plan(batch_sizes=[2], rounds=3, loads=1)
     figures = measure([subject, subjects[1]], TEXTS, plan=plan, judge=lambda found: len(found) / 4)
     for row in figures.models:
@@ -223,7 +226,7 @@ def test_the_task_of_a_model_folder_is_read_from_its_config(architecture, task, 
     (tmp_path / "model.safetensors").write_bytes(b"12345")
     (subject,) = find(tmp_path)
     assert subject.specification["task"].replace("-", "_") == task
-    assert subject.bytes == 5
+    assert subject.bytes == 5 + (tmp_path / "config.json").stat().st_size
     assert subject.specification["load_model"].endswith(f":load_{task}")
     assert ("generate" in subject.specification) == (task == "language_model")
 

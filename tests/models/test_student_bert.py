@@ -6,6 +6,7 @@ from nlpapp.models.student_bert import (
     SUPPORTED,
     build_student_bert,
     layer_map,
+    leave_attention_whole,
     transformer_layers,
 )
 from tests.deployment.models import build_model
@@ -49,6 +50,21 @@ def test_a_student_can_be_asked_for_its_attention_maps_after_it_was_made():
     student.set_attn_implementation("eager")
     (found,) = student(IDS, output_attentions=True).attentions
     assert found.shape == (2, 2, 4, 4)
+
+
+@pytest.mark.parametrize("kind", SUPPORTED)
+def test_attention_maps_can_be_left_whole_while_training(kind):
+    model = build_model(kind).train()
+    model.set_attn_implementation("eager")
+
+    def rows():
+        torch.manual_seed(0)
+        maps = model(IDS, output_attentions=True).attentions
+        return torch.stack(maps).sum(-1)
+
+    assert (rows() - 1).abs().max() > 0.01
+    leave_attention_whole(model)
+    torch.testing.assert_close(rows(), torch.ones_like(rows()))
 
 
 def test_the_layer_map_is_tinyberts_where_the_numbers_divide():

@@ -84,6 +84,7 @@ def test_vectors_of_a_text_file_stand_in_the_rows_of_their_words(header, tmp_pat
         ("the 1 2 3\ncat 1 x 3\n", DataError, "line 2: .*found 'cat 1 x 3'"),
         ("the 1 2 3\ncat 1 nan 3\n", DataError, "line 2"),
         ("the 1 2 3 4\n", ConfigError, "vectors of 4 numbers, and embedding_size is 3"),
+        ("2 3\ncat 1 2 3 4\n", DataError, "line 2: expected a word and 3 numbers"),
         ("bird 1 2 3\n", ConfigError, "none of the words .*vocabulary.kind words"),
     ],
 )

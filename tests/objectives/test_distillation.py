@@ -86,17 +86,16 @@ def test_alpha_1_is_cross_entropy_of_the_labelled_examples_and_needs_no_teacher(
     assert "agreement" not in output.metrics and output.metrics["accuracy"][1] == 5
 
 
-def test_unlabelled_examples_have_the_teacher_term_alone():
+def test_unlabelled_examples_have_the_label_of_the_teacher():
     model, batch = Linear(), batch_of_seven()
     student = model(batch["input_ids"]).logits.float()
     expected = []
     for row, label in enumerate(LABELS.tolist()):
         soft = functional.mse_loss(student[row], batch["teacher_logits"][row])
         if label == -100:
-            expected.append(soft)
-        else:
-            hard = functional.cross_entropy(student[row], torch.tensor(label))
-            expected.append(0.7 * soft + 0.3 * hard)
+            label = int(batch["teacher_logits"][row].argmax())
+        hard = functional.cross_entropy(student[row], torch.tensor(label))
+        expected.append(0.7 * soft + 0.3 * hard)
     output = loss_of(model, batch, alpha=0.3)
     torch.testing.assert_close(output.loss, torch.stack(expected).mean())
     total, count = output.metrics["loss"]
@@ -132,6 +131,8 @@ def test_a_step_of_unlabelled_examples_has_a_finite_loss_even_without_a_teacher(
     [
         ({"temperature": 0.0, "teacher_loss": "kl"}, "temperature is 0.0"),
         ({"temperature": float("nan"), "teacher_loss": "kl"}, "temperature is nan"),
+        ({"temperature": float("inf"), "teacher_loss": "kl"}, "temperature is inf"),
+        ({"hidden_weight": float("nan")}, "hidden_weight is nan"),
         ({"temperature": 2.0}, "use teacher_loss kl"),
         ({"alpha": 1.5}, "alpha is 1.5"),
         ({"alpha": -0.1}, "alpha is -0.1"),
@@ -150,8 +151,9 @@ def test_the_share_of_the_labels_moves_with_the_progress_of_training():
         known = LABELS != -100
         student = model(batch["input_ids"]).logits.float()
         soft = (student - batch["teacher_logits"]).square().mean(1)
-        hard = functional.cross_entropy(student, LABELS.clamp(min=0), reduction="none")
-        expected = torch.where(known, alpha * hard + (1 - alpha) * soft, soft).mean()
+        labels = torch.where(known, LABELS, batch["teacher_logits"].argmax(1))
+        hard = functional.cross_entropy(student, labels, reduction="none")
+        expected = (alpha * hard + (1 - alpha) * soft).mean()
         torch.testing.assert_close(found, expected)
 
 

@@ -34,6 +34,7 @@ def test_a_variant_is_the_shared_options_and_its_own():
     assert [job.seed for job in second.runs] == [5, 6]
     assert (first.against, second.against) == (None, "Labels")
     shared = {name: SHARED[name] for name in ("teacher", "student", "max_seq_length")}
+    shared["teacher_logits"] = "run/teacher-logits"
     assert first.runs[0] == distill.Config(
         output_dir="run/labels/seed-5",
         seed=5,

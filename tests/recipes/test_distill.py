@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nlpapp.data.augmentation import AugmentationConfig
-from nlpapp.data.classification_sets import SET_OPTIONS, read_sets
+from nlpapp.data.classification_sets import sets_of
 from nlpapp.errors import ConfigError
 from nlpapp.models.bilstm import BiLstmForSequenceClassification, BiLstmSizeConfig
 from nlpapp.models.pretrained import save_model_folder
@@ -16,7 +15,7 @@ from nlpapp.models.pruning import PruningConfig
 from nlpapp.models.student_bert import StudentBertConfig
 from nlpapp.models.text_cnn import TextCnnSizeConfig
 from nlpapp.objectives.distillation import DistillationConfig
-from nlpapp.recipes import distill, finetune
+from nlpapp.recipes import distill, distill_teachers, finetune
 from nlpapp.text.student_vocabulary import StudentVocabularyConfig
 from nlpapp.text.wordpiece import fingerprint
 from nlpapp.training.fit import TrainingConfig
@@ -108,16 +107,40 @@ def test_a_student_learns_from_its_teacher_and_is_compared_with_it(files, teache
     assert distill.run(config) == metrics
 
 
+def without_an_answer(monkeypatch):
+    """Let every teacher that is loaded from now on refuse to answer."""
+    load_teacher = distill_teachers.load_teacher
+
+    def asked(*arguments, **options):
+        raise AssertionError("the teacher was asked")
+
+    def load(*arguments, **options):
+        model, outputs = load_teacher(*arguments, **options)
+        model.forward = asked
+        return model, outputs
+
+    monkeypatch.setattr(distill_teachers, "load_teacher", load)
+
+
 def test_the_teachers_logits_are_kept_for_the_next_start(files, teacher, tmp_path, monkeypatch):
     options = {"teacher": teacher, "training": TrainingConfig(max_steps=2, tensorboard=False)}
     distill.run(config_for(tmp_path, files, **options))
     rows = np.load(tmp_path / "run" / "teacher-logits.npy")
     assert rows.shape == (252 - 60, 2)
     (tmp_path / "run" / "metrics.json").unlink()
-    asked = []
-    monkeypatch.setattr("nlpapp.training.teacher_logits._compute", lambda *_, **__: asked.append(1))
+    without_an_answer(monkeypatch)
     distill.run(config_for(tmp_path, files, **options))
-    assert not asked
+    with pytest.raises(AssertionError, match="the teacher was asked"):
+        distill.run(config_for(tmp_path / "other", files, **options))
+
+
+def test_runs_share_the_teachers_logits_in_a_folder(files, teacher, tmp_path, monkeypatch):
+    options = {"teacher": teacher, "training": TrainingConfig(max_steps=2, tensorboard=False)}
+    options["teacher_logits"] = str(tmp_path / "logits")
+    first = distill.run(config_for(tmp_path / "a", files, **options))
+    without_an_answer(monkeypatch)
+    second = distill.run(config_for(tmp_path / "b", files, batch_size=8, **options))
+    assert first["teacher_accuracy"] == second["teacher_accuracy"]
 
 
 def test_alpha_1_learns_labels_without_asking_a_teacher(files, tiny_tokenizer_folder, tmp_path):
@@ -201,11 +224,6 @@ def test_scores_and_missing_teacher_are_refused(files, tmp_path):
         distill.run(config_for(tmp_path, files))
 
 
-def test_config_names_are_those_of_finetune():
-    theirs = {field.name for field in dataclasses.fields(finetune.Config)}
-    assert set(distill.SET_OPTIONS) <= theirs
-
-
 def test_a_text_cnn_of_words_learns_from_two_teachers(files, teacher, tmp_path):
     config = config_for(
         tmp_path,
@@ -229,7 +247,10 @@ def test_a_text_cnn_of_words_learns_from_two_teachers(files, teacher, tmp_path):
     assert "TextCNN" in (model / "README.md").read_text()
 
 
-def test_a_bert_student_learns_from_its_teachers_layers(files, tiny_tokenizer_folder, tmp_path):
+@pytest.mark.parametrize("vocabulary", ["teacher", "pruned"])
+def test_a_bert_student_learns_from_its_teachers_layers(
+    files, tiny_tokenizer_folder, tmp_path, vocabulary
+):
     tokenizer = load_tokenizer(tiny_tokenizer_folder)
     model = build_model("bert", labels={0: "good", 1: "bad"})
     save_model_folder(model, tmp_path / "teacher", tokenizer=tokenizer)
@@ -240,16 +261,25 @@ def test_a_bert_student_learns_from_its_teachers_layers(files, tiny_tokenizer_fo
         architecture="bert",
         student=BiLstmSizeConfig(),
         bert=StudentBertConfig(layers=[1]),
+        vocabulary=StudentVocabularyConfig(kind=vocabulary),
         objective=DistillationConfig(hidden_weight=1.0, attention_weight=1.0),
-        training=TrainingConfig(max_steps=12, tensorboard=False, log_every=1),
+        training=TrainingConfig(
+            max_steps=24,
+            tensorboard=False,
+            log_every=1,
+            optimizer=OptimizerConfig(learning_rate=3e-3),
+        ),
     )
     metrics = distill.run(config)
     assert metrics["parameters"] < metrics["teacher_parameters"]
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [r["loss"] for r in map(json.loads, lines) if r["split"] == "train"]
-    assert losses[-1] < losses[0]
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
     assert student.config.num_hidden_layers == 1 and student.config.id2label[0] == "bad"
+    known = len(AutoTokenizer.from_pretrained(tmp_path / "run" / "model"))
+    assert known == metrics["vocabulary_size"] <= student.config.vocab_size
+    assert (known < len(tokenizer)) == (vocabulary == "pruned")
 
 
 def test_scores_of_pairs_are_distilled(tiny_tokenizer_folder, tmp_path):
@@ -315,12 +345,14 @@ def test_dev_rows_taken_from_train_do_not_depend_on_the_seed_or_the_command(file
         distill.Config(output_dir="b", seed=2, teacher="t", train_file=files["train_file"]),
         distill.Config(output_dir="c", seed=3, teacher="t", train_file=files["train_file"]),
     ):
-        options = {name: getattr(config, name) for name in SET_OPTIONS if hasattr(config, name)}
-        found.append(read_sets(**options).dev["dev"].texts_a)
+        found.append(sets_of(config).dev["dev"].texts_a)
     assert found[0] == found[1] == found[2]
-    other = finetune.Config(output_dir="a", split_seed=1, train_file=files["train_file"])
-    options = {name: getattr(other, name) for name in SET_OPTIONS}
-    assert read_sets(**options).dev["dev"].texts_a != found[0]
+    for command in (finetune, distill):
+        given = {"teacher": "t"} if command is distill else {}
+        other = command.Config(
+            output_dir="a", split_seed=1, train_file=files["train_file"], **given
+        )
+        assert sets_of(other).dev["dev"].texts_a != found[0]
 
 
 def test_what_is_evaluated_is_the_model_that_the_training_hands_over(

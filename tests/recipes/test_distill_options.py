@@ -1,6 +1,7 @@
 import pytest
 
 from nlpapp.errors import ConfigError
+from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.pruning import PruningConfig
 from nlpapp.models.student_bert import StudentBertConfig
 from nlpapp.models.text_cnn import TextCnnSizeConfig
@@ -17,8 +18,11 @@ BERT = {"architecture": "bert", "bert": StudentBertConfig(layers=[1])}
     [
         ({"text_cnn": TextCnnSizeConfig(filters=7)}, "text_cnn describes a student of arch"),
         ({"bert": StudentBertConfig(layers=[1])}, "bert describes a student of architecture bert"),
-        (BERT | {"embeddings": "teacher"}, "keeps its teacher's vocabulary"),
-        (BERT | {"vocabulary": StudentVocabularyConfig(kind="words")}, "keeps its teacher's voc"),
+        (BERT | {"embeddings": "teacher"}, "keeps its teacher's embeddings"),
+        (
+            BERT | {"vocabulary": StudentVocabularyConfig(kind="words")},
+            "is teacher or pruned",
+        ),
         ({"objective": DistillationConfig(hidden_weight=1.0)}, "choose architecture bert"),
         (
             {
@@ -36,6 +40,7 @@ BERT = {"architecture": "bert", "bert": StudentBertConfig(layers=[1])}
         ),
         ({"objective": DistillationConfig(alpha=1.0)}, "learns from labels alone"),
         ({"objective": DistillationConfig(label_smoothing=0.1)}, "alpha 0 never asks the labels"),
+        ({"size": BertSizeConfig(num_layers=1)}, "size is of a random teacher"),
         ({"teacher": ["one", "two"], "tokenizer": "three"}, "there are several teachers"),
         (
             {"architecture": "bert", "bert": StudentBertConfig(layers=[1], layer_map=[2])},

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import pytest
 
-from nlpapp.errors import ConfigError
+from nlpapp.errors import ConfigError, DataError
 from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.bilstm import BiLstmSizeConfig
 from nlpapp.objectives.distillation import DistillationConfig
 from nlpapp.recipes.multitask import Config
 from nlpapp.recipes.multitask_tasks import BAM, TaskConfig, named_tasks, read_tasks
 from nlpapp.training.fit import TrainingConfig
+from tests.conftest import REPOSITORY
 
 OWN = TaskConfig(name="own", train_file="own.tsv")
 TAUGHT = TaskConfig(task="mrpc", teacher="teacher")
@@ -46,6 +49,11 @@ def test_tasks_that_cannot_be_told_apart_are_refused(tasks, message):
         (("sst2", TAUGHT), {"objective": DistillationConfig(alpha=1.0)}, "alpha 1 have no meaning"),
         (("sst2", TAUGHT), {"objective": DistillationConfig(hidden_weight=1.0)}, "hidden_weight"),
         (("sst2", TAUGHT), {"training": TrainingConfig(max_hours=1.0)}, "goes by steps"),
+        (
+            (replace(TAUGHT, task="sst2"), TAUGHT),
+            {"objective": DistillationConfig(label_smoothing=0.1)},
+            "a teacher for every task",
+        ),
         ((), {"tokenizer": None}, "give --model, or --tokenizer"),
         ((), {"architecture": "bilstm", "model": "m"}, "leave model and size out"),
         (
@@ -86,3 +94,12 @@ def test_what_is_wrong_with_a_task_is_said_with_its_name(tmp_path):
     first, second = read_tasks(config_for(own, other, data_dir="absent"))
     assert first.sets.label_names == ("0", "1") and second.sets.label_names == ()
     assert (len(first.sets.train), len(first.dev)) == (18, 2)
+
+
+def test_a_task_may_have_a_folder_of_its_own():
+    glue = str(REPOSITORY / "data" / "sample" / "glue")
+    own = TaskConfig(task="mrpc", data_dir=glue)
+    first, second = read_tasks(config_for(own, TaskConfig(task="sst2"), data_dir=glue))
+    assert first.sets.pairs and not second.sets.pairs
+    with pytest.raises(DataError, match="absent: there is no such folder"):
+        read_tasks(config_for(own, "sst2", data_dir="absent"))
