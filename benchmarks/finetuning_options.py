@@ -6,7 +6,7 @@ mean of the task's metrics on dev), the mean difference to the plain run of the 
 --output_dir, and are not repeated.
 
     python benchmarks/finetuning_options.py --model <folder> --data_dir <glue> \
-        --output_dir <folder> [--task mrpc] [--seeds 5] [--options r_drop layer_decay]
+        --output_dir <folder> [--task mrpc] [--seeds 5] [--dropout 0.1] [--options r_drop]
 """
 
 import argparse
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-5)
     parser.add_argument("--epochs", type=float, default=3)
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--dropout", type=float, help="of the model, in place of its own")
     options = parser.parse_args()
     plain: dict[str, np.ndarray] = {}
     for name in (PLAIN, *options.options):
@@ -79,6 +80,7 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
                 task=task.name,
                 data_dir=options.data_dir,
                 batch_size=options.batch_size,
+                dropout=options.dropout,
                 seed=seed,
                 training=training,
                 **changed,

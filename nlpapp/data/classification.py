@@ -105,8 +105,13 @@ def read_examples(
         require_labels: refuse a file without the label column.
 
     Raises:
+        ConfigError: ``label_separator`` is empty.
         DataError: naming file, line, value and what was expected.
     """
+    if label_separator == "":
+        raise ConfigError(
+            "label_separator is empty; give what stands between the labels of a row, such as ','."
+        )
     table = open_table(path, header=header, list_separator=label_separator)
     text, pair = _text_columns(table, text_column, text_pair_column)
     if label_column is None and (require_labels or USUAL_LABEL_COLUMN in table):
@@ -310,7 +315,18 @@ def encode_for(
 class ClassificationCollator:
     """Turns example indices into a padded batch."""
 
-    def __init__(self, encoded: EncodedExamples, pad_token_id: int) -> None:
+    def __init__(self, encoded: EncodedExamples, pad_token_id: int | None) -> None:
+        """Fill rows up with ``pad_token_id``, the tokenizer's.
+
+        Raises:
+            ConfigError: it is None.
+        """
+        if pad_token_id is None:
+            raise ConfigError(
+                "the tokenizer has no padding token, which batches of texts need: name one as "
+                "pad_token in its tokenizer_config.json, such as its end-of-text token, and write "
+                "its id as pad_token_id into the model's config.json."
+            )
         self.encoded = encoded
         self.pad_token_id = pad_token_id
 

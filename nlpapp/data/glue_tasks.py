@@ -245,7 +245,7 @@ def read_task(task: GlueTask, folder: str | Path, split: str) -> Examples:
             columns = {name: [v for table in tables for v in table[name]] for name in tables[0]}
             examples = _from_columns(task, columns, source=str(parquet[0]))
         else:
-            raise DataError(_not_found(task, Path(folder), split))
+            raise DataError(not_found(task, Path(folder), split))
     if len(examples) != task.rows[split]:
         logger.warning(
             "%s holds %s rows, the official %s set of %s %s: figures on it are not comparable with "
@@ -279,7 +279,8 @@ def _find_files(task: GlueTask, folder: Path, split: str) -> tuple[Path | None, 
     return tsv, parquet
 
 
-def _not_found(task: GlueTask, folder: Path, split: str) -> str:
+def not_found(task: GlueTask, folder: Path, split: str) -> str:
+    """Return what to say where ``folder`` lacks ``split`` of ``task``."""
     if not folder.is_dir():
         return (
             f"{folder}: there is no such folder. Give the folder that holds CoLA/, SST-2/ ... "

@@ -1,7 +1,8 @@
 """The tasks of a `TaskPool` as tasks of a Ray cluster: the same work, on many machines.
 
-All machines need this package, and the files that tasks read and write, under the same paths. A
-task whose worker is lost runs again, so that it must be able to find what it left half done.
+All machines need this package, and the files that tasks read and write, under the same paths;
+those that are not absolute count from the folder in which the program runs. A task whose worker is
+lost runs again, so that it must be able to find what it left half done.
 """
 
 import logging
@@ -114,7 +115,7 @@ class RayTasks:
         resources = {"num_cpus": 1, "num_gpus": self._gpus_of_a_task()}
         remote = ray.remote(**resources, max_retries=RETRIES)(_attempt)
         level = logging.getLogger("nlpapp").getEffectiveLevel()
-        job = ray.put((work, context, level))
+        job = ray.put((work, context, level, os.getcwd()))
         waiting = iter(enumerate(tasks))
         pending: dict[Any, tuple[int, Any]] = {}
         try:
@@ -187,13 +188,15 @@ def _check_answer(address: str) -> None:
 
 
 def _attempt(
-    job: tuple[Work, Any, int], task: Any
+    job: tuple[Work, Any, int, str], task: Any
 ) -> tuple[Any, Failure | None, tuple[int, int], list[logging.LogRecord]]:
     """Do one task in a worker; returns its result or failure, its progress, and what it logged."""
     os.environ.update(SINGLE_THREADED)
     if not any(thread.name == _WATCH for thread in threading.enumerate()):
         threading.Thread(target=_end_with_parent, name=_WATCH, daemon=True).start()
-    work, context, level = job
+    work, context, level, folder = job
+    if os.path.isdir(folder):  # Workers begin where Ray was started.
+        os.chdir(folder)
     records: list[logging.LogRecord] = []
     handler = LogSender(lambda _, record: records.append(record))
     root = logging.getLogger()

@@ -24,6 +24,8 @@ FORMATS = {
     **{".tsv": "tsv", ".txt": "tsv", ".csv": "csv"},
     **{".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"},
 }
+BLANK = [""]
+"""The fields of a line that is empty."""
 PARQUET_BATCH_ROWS = 1024
 """Rows of a parquet file that are held in memory at once."""
 MAX_FIELD_CHARACTERS = 100_000_000
@@ -212,7 +214,7 @@ def _open_tsv(
     broken: list[int] | None,
     header: bool,
 ) -> Table:
-    rows: Rows = ((number, text.split("\t")) for number, text in lines if text)
+    rows: Rows = ((number, text.split("\t")) for number, text in lines)
     if columns is None:
         columns, rows = _names(rows, header)
     return Table(path, tuple(columns), _of_width(path, rows, len(columns), broken))
@@ -220,7 +222,7 @@ def _open_tsv(
 
 def _names(rows: Rows, header: bool) -> tuple[list[str], Rows]:
     """Return the names of the columns, and the rows that are data."""
-    number, values = next(rows, (1, [""]))
+    number, values = next((row for row in rows if row[1] != BLANK), (1, BLANK))
     if header:
         return values, rows
     return [str(column) for column in range(1, len(values) + 1)], chain([(number, values)], rows)
@@ -238,8 +240,7 @@ def _open_csv(path: Path, lines: Lines, header: bool) -> Table:
         reader = csv.reader(text_lines(), strict=True)
         try:
             for values in reader:
-                if values:
-                    yield numbers[0], values  # of a row with quoted line breaks, the first line
+                yield numbers[0], values or BLANK  # with quoted line breaks, the first line
                 numbers.clear()
         except csv.Error as error:
             where = numbers[0] if numbers else 1
@@ -253,8 +254,18 @@ def _open_csv(path: Path, lines: Lines, header: bool) -> Table:
 
 
 def _of_width(path: Path, rows: Rows, width: int, broken: list[int] | None) -> Rows:
+    """Check the number of columns; leave blank lines out.
+
+    In a file of one column a blank line is a row with an empty text, but at the file's end.
+    """
+    blank: list[tuple[int, list[str]]] = []
     for number, values in rows:
-        if len(values) == width:
+        if values == BLANK:
+            blank.append((number, values))
+        elif len(values) == width:
+            if width == 1:
+                yield from blank
+            blank.clear()
             yield number, values
         elif broken is not None:
             broken.append(number)

@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from nlpapp.evaluation.calibration import calibrate, plot_reliability
-from nlpapp.evaluation.error_analysis import Texts, by_length, difference, hardest, shown
+from nlpapp.evaluation.error_analysis import (
+    Texts,
+    by_length,
+    difference,
+    hardest,
+    same_rows,
+    shown,
+)
 from nlpapp.evaluation.metrics import confusion_matrix
 from nlpapp.evaluation.page import Section
 from nlpapp.evaluation.plots import format_number, plot_confusion
@@ -108,23 +115,27 @@ def _row_of(table: PredictionTable, row: int, texts: Texts) -> dict[str, object]
 
 
 def difference_section(
-    tables: Mapping[str, PredictionTable | None], texts: Texts | None
+    tables: Mapping[str, PredictionTable | None], texts: Texts | None, *, title: str = ""
 ) -> Section | None:
     """Return the rows on which two runs differ; None if they did not answer the same rows.
 
     Args:
         tables: name -> predictions of the two runs.
         texts: of the rows; None: they are shown by their numbers alone.
+        title: what the section's title begins with.
     """
     (first, one), (second, other) = tables.items()
-    found = difference(one, other) if one is not None and other is not None else None
-    if found is None or one is None or other is None:
+    if one is None or other is None or not same_rows(one, other):
         return None
+    title += "Rows on which the two differ"
+    known = texts if texts is not None and len(texts) == len(one) else None
+    found = difference(one, other)
+    if found is None:
+        return _moved_scores({first: one, second: other}, known, title)
     changed = [(row, first) for row in found.first_only] + [
         (row, second) for row in found.second_only
     ]
     changed.sort(key=lambda item: -abs(float(one.errors[item[0]] - other.errors[item[0]])))
-    known = texts is not None and len(texts) == len(one)
     text = (
         f"Of {len(one):,} rows both are right on {found.both:,}, neither on {found.neither:,}, "
         f"only {first} on {len(found.first_only):,} and only {second} on "
@@ -135,7 +146,7 @@ def difference_section(
     table: list[dict[str, object]] = [
         {
             "row": int(row),
-            **({"text": shown(texts[row])} if texts is not None and known else {}),
+            **({"text": shown(known[row])} if known is not None else {}),
             "label": one.word(one.labels[row]),
             "right in": right,
             f"p of the label, {first}": 1 - float(one.errors[row]),
@@ -143,5 +154,29 @@ def difference_section(
         }
         for row, right in changed[:CHANGED]
     ]
-    title = "Rows on which the two differ"
     return Section(title, text, table=table or None, exact_titles=True)
+
+
+def _moved_scores(
+    tables: Mapping[str, PredictionTable], texts: Texts | None, title: str
+) -> Section:
+    """Return the rows whose predicted scores moved most between two runs."""
+    (first, one), (second, other) = tables.items()
+    moved = np.abs(one.predictions - other.predictions)
+    nearer = one.errors < other.errors
+    text = (
+        f"The scores of {len(one):,} rows moved by {format_number(float(moved.mean()))} on "
+        f"average; {first} is nearer to {int(nearer.sum()):,} labels, {second} to "
+        f"{int((one.errors > other.errors).sum()):,}. Below are those that moved most."
+    )
+    table: list[dict[str, object]] = [
+        {
+            "row": int(row),
+            **({"text": shown(texts[row])} if texts is not None else {}),
+            "label": float(one.labels[row]),
+            first: float(one.predictions[row]),
+            second: float(other.predictions[row]),
+        }
+        for row in np.argsort(-moved, kind="stable")[:CHANGED]
+    ]
+    return Section(title, text, table=table, exact_titles=True)

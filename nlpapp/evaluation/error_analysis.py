@@ -71,10 +71,14 @@ class Difference:
         return float(binomtest(len(self.second_only), parted).pvalue) if parted else 1.0
 
 
+def same_rows(first: PredictionTable, second: PredictionTable) -> bool:
+    """Return whether two models answered the same rows, as far as labels tell."""
+    return first.names == second.names and np.array_equal(first.labels, second.labels)
+
+
 def difference(first: PredictionTable, second: PredictionTable) -> Difference | None:
     """Compare two classifiers; None unless they answered the same rows with the same labels."""
-    same = first.names and first.names == second.names
-    if not same or not np.array_equal(first.labels, second.labels):
+    if not first.names or not same_rows(first, second):
         return None
     one, other = first.wrong == 0, second.wrong == 0
     return Difference(

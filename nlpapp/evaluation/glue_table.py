@@ -9,6 +9,7 @@ import numpy as np
 from nlpapp.evaluation.metrics import FUNCTIONS
 from nlpapp.evaluation.prediction_table import PredictionTable
 from nlpapp.evaluation.published_glue import PUBLISHED
+from nlpapp.evaluation.run_record import RunRecord, figures, read_run
 from nlpapp.evaluation.statistics import bootstrap_over_seeds, over_seeds
 
 NUMBER_OF_TASKS = 9
@@ -52,6 +53,21 @@ def best_run(runs: Sequence[GlueRun]) -> GlueRun:
     return max(runs, key=lambda run: run.figures["score"])
 
 
+def best_of_tasks(folder: Path) -> dict[str, RunRecord]:
+    """Return task -> its finished run with the best first figure, below the folder of a `glue`."""
+    best: dict[str, RunRecord] = {}
+    for path in sorted(folder.rglob("predictions-dev.tsv")):
+        run = read_run(path.parent)
+        task = str(run.config["task"])
+        if run.finished and (task not in best or _first_figure(run) > _first_figure(best[task])):
+            best[task] = run
+    return best
+
+
+def _first_figure(run: RunRecord) -> float:
+    return float(figures(run.metrics)[0].value)
+
+
 def averages(scores: Mapping[str, float]) -> dict[str, float]:
     """Return the means of the tasks' ``scores``, with WNLI and without."""
     found = {"average_score": float(np.mean(list(scores.values())))}
@@ -65,7 +81,7 @@ def table_rows(
     task: str,
     metrics: Sequence[str],
     runs: Sequence[GlueRun],
-    tables: Sequence[PredictionTable],
+    tables: Sequence[Sequence[PredictionTable]],
     *,
     seed: int,
 ) -> list[dict[str, object]]:
@@ -75,25 +91,32 @@ def table_rows(
         task: its name.
         metrics: names out of `FUNCTIONS`.
         runs: of one point of the grid.
-        tables: the predictions of ``runs`` on the first dev set, for the bootstrap intervals.
+        tables: for each dev set the predictions of ``runs``, for the bootstrap intervals; a set
+            that lacks some has none.
         seed: of the intervals.
     """
-    mismatched = [f"dev_mismatched_{name}" for name in metrics]
-    names = [*metrics, *mismatched, "score"]
-    functions = {name: FUNCTIONS[name] for name in metrics}
-    if not any(mismatched[0] in run.figures for run in runs):
-        functions["score"] = lambda predictions, references: float(
-            np.mean([FUNCTIONS[name](predictions, references) for name in metrics])
-        )
+
+    def score(predictions: np.ndarray, references: np.ndarray) -> float:
+        return float(np.mean([FUNCTIONS[name](predictions, references) for name in metrics]))
+
+    figures = {
+        f"{prefix}{name}": (FUNCTIONS[name], tables[place : place + 1])
+        for place, prefix in enumerate(("", "dev_mismatched_"))
+        for name in metrics
+    }
+    figures["score"] = (score, tables)
     rows: list[dict[str, object]] = []
-    for name in names:
+    for name, (function, sets) in figures.items():
         if all(name in run.figures for run in runs):
             row: dict[str, object] = {"task": task, "metric": name.removeprefix("dev_")}
             row |= over_seeds([run.figures[name] for run in runs])
-            if name in functions and len(tables) == len(runs):
-                predictions = np.stack([table.predictions for table in tables])
+            if sets and all(len(found) == len(runs) for found in sets):
                 row["low"], row["high"] = bootstrap_over_seeds(
-                    functions[name], predictions, tables[0].labels, seed=seed
+                    function,
+                    np.hstack([[table.predictions for table in found] for found in sets]),
+                    np.concatenate([found[0].labels for found in sets]),
+                    sizes=[len(found[0].labels) for found in sets],
+                    seed=seed,
                 )
             rows.append(row | {"runs": len(runs)})
     return rows

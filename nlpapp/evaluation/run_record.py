@@ -16,6 +16,8 @@ QUALITY = (
     *("perplexity", "bits", "bpc", "loss"),
 )
 """The words in the names of figures of quality, in the order in which people look for them."""
+WHERE_NOT_WHAT = {"output_dir"}
+"""Options that differ between any two runs and explain nothing."""
 INTERVAL_ENDS = ("_low", "_high")
 """``accuracy_low`` and ``accuracy_high`` are the ends of the 95 % interval of ``accuracy``."""
 INITIAL = "initial_"
@@ -120,6 +122,18 @@ def ordered_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, Any]]:
         return item[0].startswith(INITIAL), min(found, default=len(QUALITY))
 
     return sorted(metrics.items(), key=position)
+
+
+def config_differences(runs: Mapping[str, RunRecord]) -> dict[str, dict[str, object]]:
+    """Return option -> run -> value for the options that are not the same in all ``runs``."""
+    settings = {name: flatten(run.config) for name, run in runs.items()}
+    keys = dict.fromkeys(key for flat in settings.values() for key in flat)
+    found: dict[str, dict[str, object]] = {}
+    for key in keys:
+        values = {name: str(flat.get(key, "(no such option)")) for name, flat in settings.items()}
+        if key not in WHERE_NOT_WHAT and len(set(values.values())) > 1:
+            found[key] = dict(values)
+    return found
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

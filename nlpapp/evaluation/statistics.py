@@ -73,6 +73,7 @@ def bootstrap_over_seeds(
     *,
     seed: int,
     baseline: np.ndarray | None = None,
+    sizes: Sequence[int] | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
@@ -88,20 +89,27 @@ def bootstrap_over_seeds(
         references: (N,) the same of the references.
         seed: the interval is a function of it.
         baseline: (S, N) of other runs with the same seeds in the same order.
+        sizes: rows of each of several sets that lie one after the other; the metric is the mean of
+            theirs, and each is drawn by itself. Absent: all rows are one set.
         resamples: number of draws.
         confidence: share of the resampled values inside the interval.
     """
     rng = seeding.generator(seed, "bootstrap over seeds")
     runs, size = predictions.shape
+    sizes = sizes or [size]
+    sets = list(zip(np.cumsum(sizes), sizes, strict=True))
+
+    def mean(said: np.ndarray) -> float:
+        found = [
+            np.mean([metric(said[run, rows], references[rows]) for rows in drawn]) for run in seeds
+        ]
+        return float(np.average(found, weights=times))
+
     values = np.empty(resamples)
     for index in range(resamples):
-        rows = rng.integers(0, size, size)
-        drawn, times = np.unique(rng.integers(0, runs, runs), return_counts=True)
-        found = [metric(predictions[run, rows], references[rows]) for run in drawn]
-        values[index] = np.average(found, weights=times)
-        if baseline is not None:
-            found = [metric(baseline[run, rows], references[rows]) for run in drawn]
-            values[index] -= np.average(found, weights=times)
+        drawn = [rng.integers(end - rows, end, rows) for end, rows in sets]
+        seeds, times = np.unique(rng.integers(0, runs, runs), return_counts=True)
+        values[index] = mean(predictions) - (0.0 if baseline is None else mean(baseline))
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

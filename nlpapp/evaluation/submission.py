@@ -53,7 +53,7 @@ class Submission:
 
     path: Path
     filled: tuple[str, ...]
-    """Server files that hold the commonest class only, for want of a model."""
+    """Server files that hold the commonest class only, for want of predictions."""
 
 
 def prediction_words(task: SubmittedTask, predictions: np.ndarray) -> list[str]:
@@ -105,9 +105,9 @@ def write_submission(
     _write_zip(path, contents)
     if filled:
         logger.warning(
-            "%s: no model for %s; filled with the commonest class of the training set.",
-            path,
-            ", ".join(filled),
+            "%s: no predictions for the official test set of %s; filled with the commonest class "
+            "of train.",
+            *(path, ", ".join(filled)),
         )
     return Submission(path, tuple(filled))
 

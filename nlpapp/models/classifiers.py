@@ -230,7 +230,14 @@ def set_dropout(model: nn.Module, probability: float) -> None:
     """
     if not 0 <= probability < 1:
         raise ConfigError(f"dropout is {probability}; it is a probability and must be in [0, 1).")
-    found = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    modules = list(model.modules())
+    for module in modules:
+        # ModernBERT keeps attention's as a number, and has nothing where a rate was 0.
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = probability  # type: ignore[assignment]
+        if isinstance(getattr(module, "out_drop", None), nn.Identity):
+            module.out_drop = nn.Dropout(probability)
+    found = [module for module in modules if isinstance(module, nn.Dropout)]
     if not found:
         raise ConfigError(f"{type(model).__name__} has no dropout to set; leave the option out.")
     for module in found:

@@ -21,13 +21,12 @@ from nlpapp.recipes.glue_plan import (
     Grid,
     PlannedRun,
     find_tasks,
-    finished_runs,
     grid_points,
     plan_runs,
     seed_list,
     task_loss,
 )
-from nlpapp.recipes.glue_results import dev_texts, result_of, submit
+from nlpapp.recipes.glue_results import dev_texts, finished_runs, result_of, submit
 from nlpapp.recipes.glue_workers import quiet, use_own_device
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.optimizers import OptimizerConfig
@@ -142,12 +141,14 @@ def _train_all(config: Config, plan: list[PlannedRun]) -> None:
         )
     options = {"executor": config.executor, "ray_address": config.ray_address}
     with TaskPool(workers=config.workers, gpus=True, **options) as pool:  # type: ignore[arg-type]
-        done = 0
+        repeat = config.repeat_degenerate
+        left = [planned for planned in plan if not planned.is_done(repeat_degenerate=repeat)]
+        done = len(plan) - len(left)
         for after_mnli in (False, True):
-            part = [planned for planned in plan if planned.after_mnli == after_mnli]
+            part = [planned for planned in left if planned.after_mnli == after_mnli]
             if after_mnli and part:
                 mnli = finished_runs(TASKS["mnli"], plan)
-                start = str(best_run(mnli).folder / "model")
+                start = str((best_run(mnli).folder / "model").resolve())
                 logger.info("%s start from %s", ", ".join({p.task: 0 for p in part}), start)
                 part = [dataclasses.replace(planned, model=start) for planned in part]
             for index, score in pool.run(train, (config, alone), part):

@@ -1,16 +1,15 @@
 """Which runs a GLUE table needs: tasks x settings x seeds, and which come before which."""
 
 import itertools
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nlpapp.data.glue_tasks import TASKS, GlueTask, get_task, has_split
+from nlpapp.data.glue_tasks import TASKS, GlueTask, get_task, has_split, not_found
+from nlpapp.disk import read_json
 from nlpapp.errors import ConfigError
-from nlpapp.evaluation.glue_table import GlueRun, task_score
 from nlpapp.objectives.classification import ClassificationLossConfig
 
 logger = logging.getLogger(__name__)
@@ -30,6 +29,13 @@ class GridPoint:
     """Peak of the schedule."""
     num_epochs: float
     """Passes over the training data."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or not (self.learning_rate > 0 and self.num_epochs > 0):
+            raise ConfigError(
+                f"a point of the grid has batch_size {self.batch_size}, learning_rate "
+                f"{self.learning_rate} and num_epochs {self.num_epochs}; all are above 0."
+            )
 
     @property
     def name(self) -> str:
@@ -58,6 +64,11 @@ class PlannedRun:
     model: str | None = None
     """The model to start from, once it is known; None: that of the command."""
 
+    def is_done(self, *, repeat_degenerate: int) -> bool:
+        """Return whether it has finished, and no degenerate run may have to be repeated."""
+        figures = read_json(Path(self.folder, "metrics.json"))
+        return figures is not None and not (figures.get("degenerate") and repeat_degenerate)
+
 
 def seed_list(seeds: int | list[int]) -> list[int]:
     """Return the seeds; a number means so many, from 42 on.
@@ -75,21 +86,35 @@ def find_tasks(names: Sequence[str] | None, data_dir: str) -> list[GlueTask]:
     """Return the tasks called ``names``; None: all whose training and dev sets are there.
 
     Raises:
-        ConfigError: there is no such task, or ``data_dir`` lacks a set of it.
+        ConfigError: there is no such task, one is named twice, has no training set at all, or
+            ``data_dir`` lacks a set of it.
     """
     trained = [name for name, task in TASKS.items() if "train" in task.rows]
     wanted = [get_task(name) for name in names or trained]
-    found = [task for task in wanted if _is_complete(task, data_dir)]
-    missing = [task.name for task in wanted if task not in found]
-    if not found or (names and missing):
-        raise ConfigError(f"{data_dir} lacks a train or dev set of {', '.join(missing)}.")
+    for task in wanted:
+        if wanted.count(task) > 1:
+            raise ConfigError(f"tasks has {task.name} {wanted.count(task)} times; give it once.")
+        if task.name not in trained:
+            raise ConfigError(
+                f"task {task.name} has no training set; MNLI's model answers it, where mnli is "
+                f"among the tasks. There are {', '.join(trained)}."
+            )
+    missing = {task.name: lacking for task in wanted if (lacking := _missing(task, data_dir))}
+    found = [task for task in wanted if task.name not in missing]
+    if missing and (names or not found):
+        name, split = next(iter(missing.items()))
+        raise ConfigError(not_found(TASKS[name], Path(data_dir), split))
     logger.info("tasks: %s", ", ".join(task.name for task in found))
+    if missing:
+        left_out = ", ".join(f"{name} (no {split} set)" for name, split in missing.items())
+        logger.warning("not in %s, and so left out: %s", data_dir, left_out)
     return found
 
 
-def _is_complete(task: GlueTask, data_dir: str) -> bool:
+def _missing(task: GlueTask, data_dir: str) -> str | None:
+    """Return the first set that a run of ``task`` needs and ``data_dir`` lacks."""
     splits = ("train", *task.dev_splits[:1])
-    return "train" in task.rows and all(has_split(task, data_dir, split) for split in splits)
+    return next((split for split in splits if not has_split(task, data_dir, split)), None)
 
 
 def task_loss(task: GlueTask, loss: ClassificationLossConfig) -> ClassificationLossConfig:
@@ -155,26 +180,3 @@ def plan_runs(
         )
         for task, point, seed in itertools.product(ordered, points, seeds)
     ]
-
-
-def finished_runs(task: GlueTask, plan: Sequence[PlannedRun]) -> list[GlueRun]:
-    """Return the finished runs of ``task``, with those that repeat degenerate ones."""
-    runs = []
-    for planned in plan:
-        if planned.task != task.name:
-            continue
-        own = Path(planned.folder)
-        for folder in [own, *sorted(own.glob("seed-*"))]:
-            final = folder / "metrics.json"
-            if final.is_file():
-                figures = json.loads(final.read_text(encoding="utf-8"))
-                runs.append(
-                    GlueRun(
-                        folder=folder,
-                        seed=int(folder.name.removeprefix("seed-")),
-                        settings=planned.point.name if planned.point else "",
-                        repeated=folder != own,
-                        figures=figures | {"score": task_score(figures, task.metrics)},
-                    )
-                )
-    return runs

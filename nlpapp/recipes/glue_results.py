@@ -1,27 +1,74 @@
 """From the folders of GLUE runs to figures, texts and the submission."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nlpapp.data.glue_tasks import TASKS, GlueTask, read_task
+from nlpapp.errors import DataError
 from nlpapp.evaluation.error_analysis import Texts
 from nlpapp.evaluation.glue_page import TaskResult
-from nlpapp.evaluation.glue_table import GlueRun, best_run, best_settings, table_rows
+from nlpapp.evaluation.glue_table import (
+    GlueRun,
+    best_run,
+    best_settings,
+    table_rows,
+    task_score,
+)
 from nlpapp.evaluation.prediction_table import read_prediction_table
 from nlpapp.evaluation.predictions import read_predictions
 from nlpapp.evaluation.submission import write_submission
+
+if TYPE_CHECKING:
+    from nlpapp.recipes.glue_plan import PlannedRun
+
+
+def finished_runs(task: GlueTask, plan: Sequence["PlannedRun"]) -> list[GlueRun]:
+    """Return the finished runs of ``task``, with those that repeat degenerate ones.
+
+    Raises:
+        DataError: there is none, after all have run.
+    """
+    runs = []
+    for planned in plan:
+        if planned.task != task.name:
+            continue
+        own = Path(planned.folder)
+        for folder in [own, *sorted(own.glob("seed-*"))]:
+            final = folder / "metrics.json"
+            if final.is_file():
+                figures = json.loads(final.read_text(encoding="utf-8"))
+                runs.append(
+                    GlueRun(
+                        folder=folder,
+                        seed=int(folder.name.removeprefix("seed-")),
+                        settings=planned.point.name if planned.point else "",
+                        repeated=folder != own,
+                        figures=figures | {"score": task_score(figures, task.metrics)},
+                    )
+                )
+    if not runs:
+        folder = next(Path(planned.folder) for planned in plan if planned.task == task.name)
+        raise DataError(
+            f"{folder} holds no finished run. Does every machine that trains see the same "
+            "output_dir? Give one on a shared disk."
+        )
+    return runs
 
 
 def result_of(task: GlueTask, runs: Sequence[GlueRun], *, seed: int) -> TaskResult:
     """Return the runs with the best settings and their figures; ``seed`` is of the intervals."""
     settings = best_settings(runs)
     chosen = [run for run in runs if run.settings == settings]
-    read = [read_prediction_table(run.folder / "predictions-dev.tsv") for run in chosen]
-    tables = [table for table in read if table is not None]
+    tables = []
+    for split in ("dev", *task.dev_splits[1:]):
+        read = [read_prediction_table(run.folder / f"predictions-{split}.tsv") for run in chosen]
+        tables.append([table for table in read if table is not None])
     rows = table_rows(task.name, task.metrics, chosen, tables, seed=seed)
-    return TaskResult(name=task.name, runs=runs, chosen=chosen, tables=tables, rows=rows)
+    return TaskResult(name=task.name, runs=runs, chosen=chosen, tables=tables[0], rows=rows)
 
 
 def dev_texts(data_dir: str, name: str) -> Texts:
@@ -47,6 +94,7 @@ def submit(folder: Path, results: Sequence[TaskResult]) -> list[str]:
         for (name, split), written in splits.items():
             path = best_run(result.chosen).folder / f"predictions-{written}.tsv"
             if not path.is_file():
+                notes.append(f"{name}/{split}: its test set is not in data_dir; left out.")
                 continue
             values = read_predictions(path, task.labels)
             if len(values) == TASKS[name].rows[split]:
@@ -62,7 +110,7 @@ def submit(folder: Path, results: Sequence[TaskResult]) -> list[str]:
     notes.append(f"{submission.path} is ready for gluebenchmark.com.")
     if submission.filled:
         notes.append(
-            "Without a model, and so filled with the commonest class: "
-            f"{', '.join(submission.filled)}."
+            "Without predictions for the official test set, and so filled with the commonest class "
+            f"of train: {', '.join(submission.filled)}."
         )
     return notes

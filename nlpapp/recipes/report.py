@@ -3,11 +3,11 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nlpapp.errors import ConfigError, NlpappError
 from nlpapp.evaluation.classifier_sections import difference_section
 from nlpapp.evaluation.error_analysis import Texts
+from nlpapp.evaluation.glue_table import best_of_tasks
 from nlpapp.evaluation.plots import describe, format_number, plot_run_comparison
 from nlpapp.evaluation.prediction_table import read_prediction_table
 from nlpapp.evaluation.report import (
@@ -19,13 +19,19 @@ from nlpapp.evaluation.report import (
     write_report,
     write_run_report,
 )
-from nlpapp.evaluation.run_record import Figure, RunRecord, figures, flatten, read_run
+from nlpapp.evaluation.run_record import (
+    Figure,
+    RunRecord,
+    config_differences,
+    figures,
+    read_run,
+)
 
 POSITIONAL = "runs"
 """The option whose values may stand by themselves: `nlpapp report A B`."""
 COMPARISON = "comparison.html"
-WHERE_NOT_WHAT = {"output_dir"}
-"""Options that differ between any two runs and explain nothing."""
+OWN_PAGES = {"glue", "multitask", "ablation", "make-data", "train-lm", "quickstart"}
+"""Commands whose report.html holds what the plain page of a run does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,11 @@ def run(config: Config) -> dict[str, float]:
     first, *others = runs.values()
     if others or config.output is not None:
         page = _write_elsewhere(runs, _page_path(config.output or COMPARISON))
+    elif first.command in OWN_PAGES and first.finished and (first.path / "report.html").is_file():
+        raise ConfigError(
+            f"{first.path / 'report.html'} is the page that nlpapp {first.command} wrote, and has "
+            "more in it than this one would: open it, or give --output for the plain page."
+        )
     else:
         page = write_run_report(first.path, texts=dev_texts(first))
     print(f"wrote {page}")
@@ -85,14 +96,20 @@ def _comparison(runs: dict[str, RunRecord], plots: Path) -> list[Section]:
 
 
 def _changed_rows(runs: dict[str, RunRecord]) -> list[Section]:
-    """Return what two classifiers say differently of the same rows; nothing of other runs."""
+    """Return what two classifiers, or the best of two `glue`, say differently of the same rows."""
     if len(runs) != 2:
         return []
-    tables = {name: read_prediction_table(run.path / PREDICTIONS) for name, run in runs.items()}
-    if None in tables.values():
-        return []
-    section = difference_section(tables, dev_texts(next(iter(runs.values()))))
-    return [section] if section is not None else []
+    first, second = runs.values()
+    pairs = {"": (first, second)}
+    if first.command == second.command == "glue":
+        one, other = best_of_tasks(first.path), best_of_tasks(second.path)
+        pairs = {f"{task}: ": (one[task], other[task]) for task in one if task in other}
+    found = []
+    for title, pair in pairs.items():
+        tables = [read_prediction_table(run.path / PREDICTIONS) for run in pair]
+        named = dict(zip(runs, tables, strict=True))
+        found.append(difference_section(named, dev_texts(pair[0]), title=title))
+    return [section for section in found if section is not None]
 
 
 def dev_texts(run: RunRecord) -> Texts | None:
@@ -133,22 +150,6 @@ def _run_row(name: str, run: RunRecord) -> dict[str, object]:
         "state": "finished" if run.finished else "not finished",
         "made": run_subtitle(run),
     }
-
-
-def config_differences(runs: dict[str, RunRecord]) -> dict[str, dict[str, object]]:
-    """Return option -> run -> value for the options that are not the same in all ``runs``."""
-    settings = {name: flatten(run.config) for name, run in runs.items()}
-    keys = dict.fromkeys(key for flat in settings.values() for key in flat)
-    found: dict[str, dict[str, object]] = {}
-    for key in keys:
-        values = {name: _shown(flat, key) for name, flat in settings.items()}
-        if key not in WHERE_NOT_WHAT and len(set(values.values())) > 1:
-            found[key] = dict(values)
-    return found
-
-
-def _shown(flat: dict[str, Any], key: str) -> str:
-    return str(flat[key]) if key in flat else "(no such option)"
 
 
 def _metrics_section(runs: dict[str, RunRecord]) -> Section:

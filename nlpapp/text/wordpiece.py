@@ -295,7 +295,7 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 @lru_cache(maxsize=4)
 def _fingerprint_of(description: str) -> str:
-    """Return the fingerprint of an engine by its tokenizer.json; a run asks for it several times."""
+    """Return the fingerprint of an engine by its tokenizer.json; a run asks several times."""
     whole = json.loads(description)
     content = {part: whole[part] for part in ("model", "normalizer", "pre_tokenizer")}
     content["added"] = sorted((token["id"], token["content"]) for token in whole["added_tokens"])

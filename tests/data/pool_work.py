@@ -23,6 +23,10 @@ def process_id(context, task, report):
     return os.getpid()
 
 
+def folder(context, task, report):
+    return os.getcwd()
+
+
 def visible_gpus(context, task, report):
     return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 

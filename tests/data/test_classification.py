@@ -90,6 +90,11 @@ def test_unknown_label_names_file_line_and_value(tmp_path):
     assert fault(path, label_names=("neg", "pos")) == expected
 
 
+def test_a_tokenizer_without_a_padding_token_is_refused():
+    with pytest.raises(ConfigError, match="no padding token.*pad_token in its tokenizer_config"):
+        ClassificationCollator(None, None)
+
+
 def test_empty_label_is_no_class(tmp_path):
     path = table(tmp_path, "text\tlabel\na\t1\nb\t\nc\t0\n")
     assert f"{path}, line 3: label '' is not one of '0', '1'." in fault(path)
@@ -276,6 +281,8 @@ def test_several_labels_of_a_row(tmp_path):
     one = table(tmp_path, "text\tlabel\na\tred\nb\t\n")
     with pytest.raises(DataError, match="'red' is the only class; with --label_separator"):
         check_trainable(read_examples(one, label_separator=","))
+    with pytest.raises(ConfigError, match="label_separator is empty"):
+        read_examples(one, label_separator="")
     same = table(tmp_path, "text\tlabel\na\tred,blue\nb\tblue,red\n")
     encoded = [[1.0, 1.0], [1.0, 1.0]]
     assert read_examples(same, label_separator=",").labels.tolist() == encoded

@@ -88,6 +88,13 @@ def pool():
 
 @needs_ray
 @pytest.mark.slow
+def test_tasks_run_in_the_folder_of_the_program(pool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # The workers were started in another.
+    assert [folder for _, folder in pool.run(pool_work.folder, None, [0])] == [str(tmp_path)]
+
+
+@needs_ray
+@pytest.mark.slow
 def test_results_and_progress_equal_those_of_local_workers(pool):
     progress = []
     pairs = list(

@@ -251,3 +251,19 @@ def test_chinese_is_not_taken_for_latin_1(tmp_path, encoding):
     assert "iconv -f GB18030 -t UTF-8" in message(write(tmp_path, "a.tsv", content))
     accents = "tr\xe8s bien, d\xe9j\xe0 vu\t1\n".encode("latin1")
     assert "iconv -f LATIN1" in message(write(tmp_path, "a.tsv", accents))
+
+
+@pytest.mark.parametrize("name", ["texts.tsv", "texts.csv"])
+def test_a_blank_line_of_a_file_with_one_column_is_an_empty_text(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("\nsentence\nfirst\n\n\nfourth\n\n\n")
+    assert list(open_table(path).rows("sentence")) == [
+        (3, ["first"]),
+        (4, [""]),
+        (5, [""]),
+        (6, ["fourth"]),
+    ]
+    separator = "," if name.endswith(".csv") else "\t"
+    rows = [["sentence", "label"], ["first", "1"], [], ["third", "0"], []]
+    path.write_text("".join(separator.join(row) + "\n" for row in rows))
+    assert [line for line, _ in open_table(path).rows("sentence", "label")] == [2, 4]

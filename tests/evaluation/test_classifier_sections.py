@@ -70,3 +70,18 @@ def test_differences_name_the_rows_that_moved_most():
     assert "text" not in difference_section(tables, None).table[0]
     assert difference_section({"a": tables["a"], "b": table([0.5])}, None) is None
     assert difference_section({"a": tables["a"], "b": None}, None) is None
+
+
+def test_the_scores_that_moved_most_between_two_runs():
+    labels = np.array([1.0, 2.0, 3.0])
+    said = {"a": np.array([1.0, 2.5, 3.0]), "b": np.array([1.5, 2.5, 0.0])}
+    tables = {name: PredictionTable((), labels, scores, None) for name, scores in said.items()}
+    section = difference_section(tables, [("x",), ("y",), ("z", "zz")], title="stsb: ")
+    assert section.title.startswith("stsb: ")
+    assert section.table[:2] == [
+        {"row": 2, "text": "z | zz", "label": 3.0, "a": 3.0, "b": 0.0},
+        {"row": 0, "text": "x", "label": 1.0, "a": 1.0, "b": 1.5},
+    ]
+    assert "a is nearer to 2 labels, b to 0" in section.text
+    other = PredictionTable((), labels + 1, labels, None)
+    assert difference_section({"a": tables["a"], "b": other}, None) is None

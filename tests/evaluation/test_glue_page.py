@@ -26,7 +26,7 @@ def result_of(tmp_path, settings):
             )
     chosen = [run for run in runs if run.settings == settings[0]]
     tables = [table(P_TRUE) for _ in chosen]
-    rows = table_rows("rte", ("accuracy",), chosen, tables, seed=1)
+    rows = table_rows("rte", ("accuracy",), chosen, [tables], seed=1)
     return TaskResult(name="rte", runs=runs, chosen=chosen, tables=tables, rows=rows)
 
 

@@ -65,7 +65,7 @@ def test_rows_hold_statistics_and_intervals_around_the_mean():
     ]
     exact = [float((table.predictions == labels).mean()) for table in tables]
     runs = [run_of(seed, score) for seed, score in enumerate(exact)]
-    (row, score) = table_rows("rte", ("accuracy",), runs, tables, seed=1)
+    (row, score) = table_rows("rte", ("accuracy",), runs, [tables], seed=1)
     assert row["task"] == "rte"
     assert row["metric"] == "accuracy"
     assert row["mean"] == pytest.approx(np.mean(exact))
@@ -77,15 +77,28 @@ def test_rows_hold_statistics_and_intervals_around_the_mean():
     assert (score["low"], score["high"]) == (row["low"], row["high"])  # one metric is the score
 
 
-def test_mismatched_rows_and_their_score_have_no_interval_from_the_other_set():
-    runs = [run_of(1, 0.55, dev_mismatched_accuracy=0.6)]
-    labels = np.array([0, 1])
-    tables = [PredictionTable(("n", "y"), labels, labels, None)]
-    rows = {row["metric"]: row for row in table_rows("mnli", ("accuracy",), runs, tables, seed=1)}
+def test_each_dev_set_of_mnli_has_its_interval_and_the_score_one_of_both():
+    rng = np.random.default_rng(3)
+    sets, exact = [], []
+    for rows, share in ((300, 0.9), (100, 0.6)):
+        labels = rng.integers(0, 3, rows)
+        said = np.where(rng.random(rows) < share, labels, (labels + 1) % 3)
+        sets.append([PredictionTable(("e", "n", "c"), labels, said, None)])
+        exact.append(float(np.mean(labels == said)))
+    of_sets = {"accuracy": exact[0], "dev_mismatched_accuracy": exact[1]}
+    runs = [run_of(1, np.mean(exact), **of_sets)]
+    rows = {row["metric"]: row for row in table_rows("mnli", ("accuracy",), runs, sets, seed=1)}
     assert list(rows) == ["accuracy", "mismatched_accuracy", "score"]
-    assert "low" in rows["accuracy"]
-    assert "low" not in rows["mismatched_accuracy"]
-    assert "low" not in rows["score"]
+    for row, share, n in zip(rows.values(), (*exact, None), (300, 100, None), strict=True):
+        assert row["low"] < row["mean"] < row["high"]
+        if n:  # The normal approximation of a share.
+            assert row["high"] - row["low"] == pytest.approx(
+                2 * 1.96 * (share * (1 - share) / n) ** 0.5, rel=0.15
+            )
+    widths = [rows[name]["high"] - rows[name]["low"] for name in rows]
+    assert widths[2] == pytest.approx((widths[0] ** 2 + widths[1] ** 2) ** 0.5 / 2, rel=0.15)
+    alone = table_rows("mnli", ("accuracy",), runs, [sets[0], []], seed=1)
+    assert ["low" in row for row in alone] == [True, False, False]
 
 
 def test_published_figures_stand_beside_the_same_metric():

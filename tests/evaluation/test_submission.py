@@ -52,7 +52,7 @@ def test_test_sets_without_a_model_are_filled_and_named(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         submission = write_submission(tmp_path, TASKS, {("wnli", "test"): np.ones(146, np.int64)})
     assert set(submission.filled) == {f"{name}.tsv" for name in FILES} - {"WNLI.tsv"}
-    assert "no model for CoLA.tsv" in caplog.text
+    assert "no predictions for the official test set of CoLA.tsv" in caplog.text
     rows = (tmp_path / "CoLA.tsv").read_text().splitlines()[1:]
     assert {row.split("\t")[1] for row in rows} == {"1"}
     assert "MNLI-mm.tsv" in caplog.text

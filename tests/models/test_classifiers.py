@@ -1,6 +1,12 @@
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForPreTraining
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForPreTraining,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+)
 
 from nlpapp.errors import CheckpointError, ConfigError
 from nlpapp.models.bert_size import BertSizeConfig
@@ -157,6 +163,21 @@ def test_dropout_of_hidden_states_and_attention_is_set():
     set_dropout(model, 0.5)
     assert not torch.equal(model(ids).logits, model(ids).logits)
     assert model.bert.encoder.layer[0].attention.self.dropout.p == 0.5
+
+
+def test_dropout_of_modern_bert_is_set_in_attention_too():
+    config = ModernBertConfig(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=2,
+        num_attention_heads=2, pad_token_id=0, attn_implementation="eager",
+    )  # fmt: skip
+    model = ModernBertForSequenceClassification(config)
+    set_dropout(model.train(), 0.25)
+    for layer in model.model.layers:
+        assert layer.attn.attention_dropout == 0.25
+        assert layer.attn.out_drop.p == 0.25
+    set_dropout(model, 0.0)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(model(ids).logits, model(ids).logits)
 
 
 @pytest.mark.parametrize("positions", ["relative", "absolute"])

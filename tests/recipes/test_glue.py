@@ -147,7 +147,12 @@ def test_small_tasks_start_from_the_best_model_of_mnli(tmp_path, monkeypatch):
     assert list(started) == [("mnli", 5), ("mnli", 6), ("rte", 5), ("rte", 6)]
     assert {started["mnli", seed] for seed in (5, 6)} == {(None, False)}
     assert {started["rte", seed] for seed in (5, 6)} == {(model, False)}
+    # A folder that has moved: its finished runs have another path of MNLI's model, and stand.
+    (tmp_path / "run" / "metrics.json").unlink()
+    (tmp_path / "run").rename(tmp_path / "moved")
     started.clear()
+    glue.run(config_of(tmp_path / "moved", **options))
+    assert not started
     glue.run(config_of(tmp_path / "alone", mnli_first=False, **options))
     assert set(started.values()) == {(None, False)}
 
@@ -250,8 +255,12 @@ def test_mnli_scores_both_dev_sets_and_answers_the_diagnostic_set(tmp_path):
         ({"seeds": []}, "at least one"),
         ({"seeds": [1, 1]}, "each once"),
         ({"tasks": ["sst"]}, "Did you mean 'sst2'"),
-        ({"tasks": None, "data_dir": str(SAMPLE)}, "lacks a train or dev set of cola, sst2"),
-        ({"tasks": ["sst2", "qqp", "ax"]}, "lacks a train or dev set of qqp, ax"),
+        ({"tasks": None, "data_dir": str(SAMPLE)}, "does not look like GLUE"),
+        ({"data_dir": "absent"}, "absent: there is no such folder"),
+        ({"tasks": ["sst2", "qqp"]}, "there is no QQP/train.tsv"),
+        ({"tasks": ["sst2", "ax"]}, "task ax has no training set"),
+        ({"tasks": ["sst2", "SST-2"]}, "sst2 2 times"),
+        ({"evaluation_batch_size": 0}, "a batch of 0 examples"),
         ({"loss": ClassificationLossConfig(class_weights=[1.0] * 3)}, "has 2 classes"),
     ],
 )

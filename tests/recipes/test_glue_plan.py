@@ -1,7 +1,7 @@
 """The plan of a GLUE table: how many runs, where they are, and which wait for MNLI."""
 
-import json
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +12,6 @@ from nlpapp.objectives.classification import ClassificationLossConfig
 from nlpapp.recipes.glue_plan import (
     PAPER,
     GridPoint,
-    finished_runs,
     grid_points,
     plan_runs,
     seed_list,
@@ -44,11 +43,15 @@ def test_the_grid_of_the_paper():
         (1, [], None, "at least one"),
         (1, [POINT, POINT], None, "each once"),
         (1, [POINT], 5, "leave training.max_steps out"),
+        (1, [{"batch_size": 0}], None, "batch_size 0"),
+        (1, [{"learning_rate": 0.0}], None, "learning_rate 0.0"),
+        (1, [{"num_epochs": float("nan")}], None, "num_epochs nan"),
     ],
 )
 def test_what_cannot_be(seeds, grid, max_steps, expected):
     with pytest.raises(ConfigError, match=expected):
-        (seed_list(seeds), grid_points(grid, max_steps))
+        points = [replace(POINT, **p) if isinstance(p, dict) else p for p in grid or []]
+        (seed_list(seeds), grid_points(points if grid is not None else None, max_steps))
 
 
 def test_mnli_comes_first_and_three_tasks_wait_for_it():
@@ -67,17 +70,6 @@ def test_points_of_a_grid_have_folders_of_their_own():
     plan = plan_runs("out", [TASKS["rte"]], PAPER, [1, 2], mnli_first=True)
     assert len({run.folder for run in plan}) == 36
     assert plan[0].folder == "out/rte/batch-16-rate-5e-05-epochs-2/seed-1"
-
-
-def test_finished_runs_come_with_those_that_repeat_them(tmp_path):
-    plan = plan_runs(str(tmp_path), [TASKS["rte"]], [POINT], [1, 2], mnli_first=True)
-    for folder, accuracy in (("seed-1", 0.5), ("seed-1/seed-1001", 0.6)):
-        path = tmp_path / "rte" / POINT.name / folder
-        path.mkdir() if path.parent.is_dir() else path.mkdir(parents=True)
-        (path / "metrics.json").write_text(json.dumps({"accuracy": accuracy}))
-    first, second = finished_runs(TASKS["rte"], plan)
-    assert (first.seed, first.repeated, first.figures["score"]) == (1, False, 0.5)
-    assert (second.seed, second.repeated, second.settings) == (1001, True, POINT.name)
 
 
 def test_the_command_line_takes_numbers_names_and_lists():
@@ -100,3 +92,15 @@ def test_scores_are_trained_without_what_is_for_classes(caplog):
     assert task_loss(TASKS["rte"], weights) is weights
     with pytest.raises(ConfigError, match="task mnli has 3 classes"):
         task_loss(TASKS["mnli"], weights)
+
+
+def test_a_run_is_done_unless_it_may_have_to_be_repeated(tmp_path):
+    (planned,) = plan_runs(str(tmp_path), [TASKS["rte"]], [None], [1], mnli_first=False)
+    folder = tmp_path / "rte" / "seed-1"
+    folder.mkdir(parents=True)
+    assert not planned.is_done(repeat_degenerate=0)
+    (folder / "metrics.json").write_text('{"accuracy": 0.5, "degenerate": 1.0}')
+    assert planned.is_done(repeat_degenerate=0)
+    assert not planned.is_done(repeat_degenerate=1)
+    (folder / "metrics.json").write_text('{"accuracy": 0.5, "degenerate": 0.0}')
+    assert planned.is_done(repeat_degenerate=1)

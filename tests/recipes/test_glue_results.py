@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from nlpapp.data.glue_tasks import TASKS
+from nlpapp.errors import DataError
 from nlpapp.evaluation.glue_table import GlueRun
 from nlpapp.evaluation.predictions import write_predictions
-from nlpapp.recipes.glue_results import dev_texts, result_of, submit
+from nlpapp.recipes.glue_plan import GridPoint, plan_runs
+from nlpapp.recipes.glue_results import dev_texts, finished_runs, result_of, submit
 from tests.conftest import REPOSITORY
 from tests.evaluation.glue_server import problems
 
@@ -68,3 +70,21 @@ def test_texts_are_those_of_the_dev_set():
     path = REPOSITORY / "data" / "sample" / "glue" / "SST-2" / "dev.tsv"
     lines = path.read_text(encoding="utf-8").splitlines()[1:]
     assert texts == [(line.split("\t")[0],) for line in lines]
+
+
+def test_finished_runs_come_with_those_that_repeat_them(tmp_path):
+    point = GridPoint(batch_size=16, learning_rate=2e-5, num_epochs=3)
+    plan = plan_runs(str(tmp_path), [TASKS["rte"]], [point], [1, 2], mnli_first=True)
+    for folder, accuracy in (("seed-1", 0.5), ("seed-1/seed-1001", 0.6)):
+        path = tmp_path / "rte" / point.name / folder
+        path.mkdir() if path.parent.is_dir() else path.mkdir(parents=True)
+        (path / "metrics.json").write_text(json.dumps({"accuracy": accuracy}))
+    first, second = finished_runs(TASKS["rte"], plan)
+    assert (first.seed, first.repeated, first.figures["score"]) == (1, False, 0.5)
+    assert (second.seed, second.repeated, second.settings) == (1001, True, point.name)
+
+
+def test_no_finished_run_at_the_end_is_told(tmp_path):
+    plan = plan_runs(str(tmp_path), [TASKS["rte"]], [None], [1], mnli_first=True)
+    with pytest.raises(DataError, match="rte/seed-1 holds no finished run.*same "):
+        finished_runs(TASKS["rte"], plan)

@@ -14,11 +14,11 @@ from tests.conftest import REPOSITORY
 from tests.evaluation.test_page import Page, assert_self_contained
 
 
-def write_run(folder, *, rate, accuracy, finished=True, extra=""):
+def write_run(folder, *, rate, accuracy, finished=True, extra="", command="finetune"):
     folder.mkdir(parents=True)
     config = f"output_dir: {folder}\nseed: 1\ntraining:\n  learning_rate: {rate}\n{extra}"
     (folder / "config.yaml").write_text(config, encoding="utf-8")
-    environment = {"command": "finetune", "seed": 1, "device": "CPU"}
+    environment = {"command": command, "seed": 1, "device": "CPU"}
     (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
     records = [
         {"step": step, "split": "evaluation", "seconds": 1.0, "accuracy": accuracy * step / 3}
@@ -129,6 +129,33 @@ def test_two_classifiers_are_compared_row_by_row(classifiers, tmp_path, order):
     (fine,) = [row for row in page.rows if "fine film" in row]
     assert fine[:4] == ["2", "fine film", "yes", "fast"]
     assert not any("good film" in row or "dull film" in row for row in page.rows)
+
+
+def test_two_glue_runs_are_compared_by_their_best_run_of_each_task(tmp_path):
+    for name, said in (("a", ["yes", "no", "no", "yes"]), ("b", ["yes", "yes", "yes", "yes"])):
+        write_run(tmp_path / name, rate=0.1, accuracy=0.5, command="glue")
+        for seed, words in ((42, ["no"] * 4), (43, said)):
+            folder = tmp_path / name / "wnli" / "grid-point" / f"seed-{seed}"
+            write_run(folder, rate=0.1, accuracy=seed / 100)
+            add_predictions(folder, "task: wnli\ndata_dir: absent\n", words)
+    report.run(
+        report.Config(runs=[str(tmp_path / name) for name in "ab"], output=str(tmp_path / "c.html"))
+    )
+    page = Page((tmp_path / "c.html").read_text(encoding="utf-8"))
+    assert "wnli: Rows on which the two differ" in "".join(page.text)
+    changed = [row[:3] for row in page.rows if row[0] in "0123"]
+    assert changed == [["1", "no", "a"], ["2", "yes", "b"]]
+
+
+def test_the_page_that_a_command_wrote_itself_is_not_replaced(tmp_path):
+    run = write_run(tmp_path / "run", rate=0.1, accuracy=0.5, command="glue")
+    page = tmp_path / "run" / "report.html"
+    page.write_text("the submission and the hardest rows")
+    with pytest.raises(ConfigError, match="the page that nlpapp glue wrote.*--output"):
+        report.run(report.Config(runs=[run]))
+    assert page.read_text() == "the submission and the hardest rows"
+    report.run(report.Config(runs=[run], output=str(tmp_path / "plain.html")))
+    assert (tmp_path / "plain.html").is_file()
 
 
 def test_a_report_reads_the_texts_again_and_does_without_them(classifiers, tmp_path):
