@@ -32,8 +32,9 @@ class ClassificationLossConfig:
     """Weight of R-Drop (Liang et al. 2021, arXiv 2106.14448; 0.5 to 5): each example runs twice
     with different dropout, and the predictions are pulled together. Doubles the cost of a step."""
     adversarial: float = 0.0
-    """Size of FGM's perturbation (Miyato et al. 2017, arXiv 1605.07725; 0.5 to 1): each example
-    also runs with its word embeddings moved this far uphill. More than doubles a step's cost."""
+    """Size of FGM's perturbation (Miyato et al. 2017, arXiv 1605.07725; 0.5 to 1, for a tiny BERT
+    0.1): each example also runs with its word embeddings moved this far uphill. More than doubles
+    a step's cost."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:

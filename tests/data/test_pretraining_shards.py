@@ -196,6 +196,7 @@ print(sorted(shards_seen))
 """
 
 
+@pytest.mark.timeout(1200)
 def test_killed_at_20_random_moments_it_goes_on(written, tokenizer, tmp_path):
     # Nothing half-written may ever be seen, and the end is that of an uninterrupted run.
     folder = tmp_path / "out"
