@@ -50,6 +50,12 @@ def test_label_of_dev_must_be_one_of_train(files):
         own(files)
 
 
+def test_label_of_test_must_be_one_of_train(files):
+    (files / "test.tsv").write_text("text\tlabel\nc\tn\nd\tother\n", encoding="utf-8")
+    with pytest.raises(DataError, match="test.tsv, line 3: label 'other' is not one of 'n', 'p'"):
+        own(files, test_file=str(files / "test.tsv"))
+
+
 def test_dev_needs_labels(files):
     (files / "dev.tsv").write_text("text\nc\n", encoding="utf-8")
     with pytest.raises(DataError, match="no column 'label'"):
