@@ -1,6 +1,7 @@
 """What a student learns from: the training set, new texts made from it, and text without labels."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +23,21 @@ NO_LABEL = -100
 def build_transfer_set(
     train: Examples,
     augmentation: AugmentationConfig,
-    unlabeled_file: str | None,
+    unlabeled_files: Sequence[str],
     mask_token: str,
     *,
     seed: int,
     workers: int | None = None,
-) -> Examples:
-    """Return ``train``, then augmented ``train``, then the texts of a file, as one set.
+) -> list[Examples]:
+    """Return the parts of a transfer set: ``train``, new texts made from it, and those of files.
 
     Only the rows of ``train`` keep their labels: what is made from a text may mean something else.
+    Join them with `join_parts`; apart, what a teacher says of one serves other sets that have it.
 
     Args:
         train: the labelled examples.
         augmentation: the rules for new texts.
-        unlabeled_file: more texts, see `read_unlabeled`.
+        unlabeled_files: files with more texts, see `read_unlabeled`.
         mask_token: what stands for a masked word.
         seed: of the augmentation.
         workers: processes that augment; None: one for each core. The set does not depend on it.
@@ -43,11 +45,9 @@ def build_transfer_set(
     Raises:
         DataError: as `read_unlabeled`.
     """
-    more: tuple[list[str], list[str] | None] = ([], None)
-    if unlabeled_file is not None:
-        more = read_unlabeled(unlabeled_file, pairs=train.texts_b is not None)
-    texts_a = list(train.texts_a)
-    texts_b = None if train.texts_b is None else list(train.texts_b)
+    pairs = train.texts_b is not None
+    files = [read_unlabeled(path, pairs=pairs) for path in unlabeled_files]
+    new: list[list[str]] = [[] for _ in range(1 + pairs)]
     counts = AugmentationCounts()
     for part in augment(
         *(train.texts_a, train.texts_b, augmentation),
@@ -55,26 +55,39 @@ def build_transfer_set(
         mask_token=mask_token,
         workers=workers,
     ):
-        texts_a += [sides[0] for sides in part.texts]
-        if texts_b is not None:
-            texts_b += [sides[1] for sides in part.texts]
+        for side, texts in enumerate(new):
+            texts += [sides[side] for sides in part.texts]
         counts += part.counts
     if counts.drawn:
         logger.info("augmentation: %s", counts)
-    texts_a += more[0]
-    if texts_b is not None:
-        texts_b += more[1] or []
+    unlabeled = [
+        _without_labels(train, texts_a, *more) for texts_a, *more in [new, *files] if texts_a
+    ]
+    rows = len(train) + sum(map(len, unlabeled))
+    logger.info("transfer set: %d rows, %d of them labelled", rows, len(train))
+    return [train, *unlabeled]
+
+
+def _without_labels(
+    train: Examples, texts_a: list[str], texts_b: list[str] | None = None
+) -> Examples:
     known = train.known_labels
     missing = NO_LABEL if train.label_names else np.nan
     labels = np.full(len(texts_a), missing, dtype=known.dtype)
-    labels[: len(train)] = known
-    logger.info("transfer set: %d rows, %d of them labelled", len(texts_a), len(train))
-    return Examples(
-        texts_a=texts_a,
+    return replace(train, texts_a=texts_a, texts_b=texts_b, labels=labels)
+
+
+def join_parts(parts: Sequence[Examples]) -> Examples:
+    """Return the rows of ``parts``, which have the same classes and sides, as one set."""
+    first = parts[0]
+    texts_b = None
+    if first.texts_b is not None:
+        texts_b = [text for part in parts for text in part.texts_b or ()]
+    return replace(
+        first,
+        texts_a=[text for part in parts for text in part.texts_a],
         texts_b=texts_b,
-        labels=labels,
-        label_names=train.label_names,
-        source=train.source,
+        labels=np.concatenate([part.known_labels for part in parts]),
     )
 
 
@@ -90,8 +103,11 @@ def with_mask(examples: Examples, known: str | None, wanted: str | None) -> Exam
     )
 
 
-def read_unlabeled(path: str | Path, *, pairs: bool) -> tuple[list[str], list[str] | None]:
+def read_unlabeled(path: str | Path, *, pairs: bool) -> list[list[str]]:
     """Read a file with a text a line, or with ``pairs`` two texts a line and a tab between them.
+
+    Returns:
+        The texts, and with ``pairs`` the second texts.
 
     Raises:
         DataError: the file cannot be read or is blank, or a line has another number of texts than
@@ -115,7 +131,7 @@ def read_unlabeled(path: str | Path, *, pairs: bool) -> tuple[list[str], list[st
         rows.append(sides)
     if not rows:
         raise DataError(f"{path}: the file holds no text.")
-    return [sides[0] for sides in rows], [sides[1] for sides in rows] if pairs else None
+    return [[sides[side] for sides in rows] for side in range(wanted)]
 
 
 class TransferCollator:

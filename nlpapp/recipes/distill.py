@@ -3,11 +3,13 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+import numpy as np
+
 from nlpapp.data.annealing import AnnealedSteps
 from nlpapp.data.augmentation import AugmentationConfig
 from nlpapp.data.classification_sets import ClassificationSets, SetOptions, sets_of
 from nlpapp.data.sampling import ExampleSteps, StepData
-from nlpapp.data.transfer_set import TransferCollator, build_transfer_set
+from nlpapp.data.transfer_set import TransferCollator, build_transfer_set, join_parts
 from nlpapp.evaluation.predictions import score_logits, write_predictions
 from nlpapp.evaluation.student import report_student, score_student
 from nlpapp.models.bert_size import BertSizeConfig
@@ -64,8 +66,9 @@ class Config(SetOptions):
     """New texts made from the training texts; the teacher says what they mean."""
     pruning: PruningConfig = field(default_factory=PruningConfig)
     """Weights of the trained student that become zero."""
-    unlabeled_file: str | None = None
-    """More text for the teacher, one a line; for pairs two texts with a tab between them."""
+    unlabeled_file: list[str] | str | None = None
+    """File, or files, with more text for the teacher, one a line; for pairs two texts with a tab
+    between them."""
     max_seq_length: int = 128
     """Tokens, special ones included; longer texts are cut."""
     batch_size: int = 64
@@ -85,7 +88,16 @@ class Config(SetOptions):
     @property
     def teachers(self) -> list[str]:
         """The teachers that are given, in their order."""
-        return [self.teacher] if isinstance(self.teacher, str) else self.teacher or []
+        return _as_list(self.teacher)
+
+    @property
+    def unlabeled_files(self) -> list[str]:
+        """The files with more text that are given, in their order."""
+        return _as_list(self.unlabeled_file)
+
+
+def _as_list(value: list[str] | str | None) -> list[str]:
+    return [value] if isinstance(value, str) else value or []
 
 
 def run(config: Config) -> dict[str, float]:
@@ -130,11 +142,17 @@ def _train(
     student: Reader,
 ) -> dict[str, float]:
     """Train ``student`` on the transfer set and the teachers' logits of it."""
-    extra = (config.augmentation, config.unlabeled_file, teachers[0].tokenizer.mask_token or "")
-    transfer = build_transfer_set(sets.train, *extra, seed=config.seed)
+    extra = (config.augmentation, config.unlabeled_files, teachers[0].tokenizer.mask_token or "")
+    parts = build_transfer_set(sets.train, *extra, seed=config.seed)
     logits = None
     if config.objective.alpha < 1:
-        logits = ask(config, teachers, transfer, run)
+        logits = np.concatenate(
+            [
+                ask(config, teachers, part, run, f"teacher-logits-part-{number}")
+                for number, part in enumerate(parts, start=1)
+            ]
+        )
+    transfer = join_parts(parts)
     encoded = encode(config, student, transfer)
     collate = TransferCollator(encoded, student.tokenizer.pad_token_id, logits)
     plain = ExampleSteps(

@@ -1,5 +1,6 @@
 """The student of `nlpapp distill`, and what it minimises."""
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from nlpapp.data.classification_sets import ClassificationSets
@@ -39,9 +40,9 @@ def build_student(config: "Config", sets: ClassificationSets, teacher: Reader) -
     if not sets.label_names and config.objective.label_smoothing:
         raise ConfigError("the labels are scores: leave objective.label_smoothing out.")
     texts = [*sets.train.texts_a, *(sets.train.texts_b or ())]
-    if config.unlabeled_file is not None and config.vocabulary.kind != "teacher":
-        more, seconds = read_unlabeled(config.unlabeled_file, pairs=sets.pairs)
-        texts += [*more, *(seconds or ())]
+    if config.vocabulary.kind != "teacher":
+        for path in config.unlabeled_files:
+            texts += chain(*read_unlabeled(path, pairs=sets.pairs))
     tokenizer = student_tokenizer(config.vocabulary, teacher.tokenizer, texts)
     set_seed(config.seed, "weights")
     outputs = list(range(len(teacher.outputs)))

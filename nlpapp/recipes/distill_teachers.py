@@ -76,7 +76,7 @@ def ask(
     teachers: Sequence[Reader],
     texts: Examples,
     run: RunFolder,
-    name: str = "teacher-logits",
+    name: str,
 ) -> np.ndarray:
     """Return the (rows, classes) mean of the teachers' logits of ``texts``.
 

@@ -7,6 +7,7 @@ from nlpapp.data.transfer_set import (
     NO_LABEL,
     TransferCollator,
     build_transfer_set,
+    join_parts,
     read_unlabeled,
     with_mask,
 )
@@ -26,7 +27,9 @@ def test_data_and_objective_mean_the_same_by_no_label():
 
 def test_training_rows_come_first_and_only_they_have_labels(tmp_path):
     (tmp_path / "more.txt").write_text("the cat\n\nthe dog\n")
-    found = build_transfer_set(TRAIN, MASK_ALL, str(tmp_path / "more.txt"), "[MASK]", seed=1)
+    parts = build_transfer_set(TRAIN, MASK_ALL, [str(tmp_path / "more.txt")], "[MASK]", seed=1)
+    assert [len(part) for part in parts] == [2, 2, 2] and parts[0] is TRAIN
+    found = join_parts(parts)
     expected = ["good film", "bad", "[MASK] [MASK]", "[MASK]", "the cat", "the dog"]
     assert found.texts_a == expected and found.texts_b is None
     assert found.labels.tolist() == [1, 0, -100, -100, -100, -100]
@@ -34,8 +37,8 @@ def test_training_rows_come_first_and_only_they_have_labels(tmp_path):
 
 
 def test_without_augmentation_and_text_it_is_the_training_set():
-    found = build_transfer_set(TRAIN, AugmentationConfig(n_iter=0), None, "[MASK]", seed=1)
-    assert found.texts_a == TRAIN.texts_a and found.labels.tolist() == [1, 0]
+    parts = build_transfer_set(TRAIN, AugmentationConfig(n_iter=0), [], "[MASK]", seed=1)
+    assert parts == [TRAIN] and join_parts(parts).labels.tolist() == [1, 0]
 
 
 def test_pairs_stay_together(tmp_path):
@@ -43,7 +46,9 @@ def test_pairs_stay_together(tmp_path):
         texts_a=["a"], texts_b=["b c"], labels=np.array([1]), label_names=("n", "y"), source="t"
     )
     (tmp_path / "pairs.txt").write_text("one\ttwo\n")
-    found = build_transfer_set(train, MASK_ALL, str(tmp_path / "pairs.txt"), "*", seed=1)
+    found = join_parts(
+        build_transfer_set(train, MASK_ALL, [str(tmp_path / "pairs.txt")], "*", seed=1)
+    )
     assert found.texts_a == ["a", "*", "one"] and found.texts_b == ["b c", "b c", "two"]
 
 

@@ -125,7 +125,7 @@ def without_an_answer(monkeypatch):
 def test_the_teachers_logits_are_kept_for_the_next_start(files, teacher, tmp_path, monkeypatch):
     options = {"teacher": teacher, "training": TrainingConfig(max_steps=2, tensorboard=False)}
     distill.run(config_for(tmp_path, files, **options))
-    rows = np.load(tmp_path / "run" / "teacher-logits.npy")
+    rows = np.load(tmp_path / "run" / "teacher-logits-part-1.npy")
     assert rows.shape == (252 - 60, 2)
     (tmp_path / "run" / "metrics.json").unlink()
     without_an_answer(monkeypatch)
@@ -143,6 +143,21 @@ def test_runs_share_the_teachers_logits_in_a_folder(files, teacher, tmp_path, mo
     assert first["teacher_accuracy"] == second["teacher_accuracy"]
 
 
+def test_the_logits_of_a_file_are_shared_by_sets_that_have_others(
+    files, teacher, tmp_path, monkeypatch
+):
+    options = {"teacher": teacher, "training": TrainingConfig(max_steps=2, tensorboard=False)}
+    options["teacher_logits"] = str(tmp_path / "logits")
+    more = []
+    for name in ("cats", "dogs"):
+        (tmp_path / f"{name}.txt").write_text(f"good {name}\nbad {name}\n")
+        more.append(str(tmp_path / f"{name}.txt"))
+        first = distill.run(config_for(tmp_path / name, files, unlabeled_file=more[-1], **options))
+    without_an_answer(monkeypatch)
+    both = distill.run(config_for(tmp_path / "both", files, unlabeled_file=more, **options))
+    assert both["transfer_rows"] == first["transfer_rows"] + 2 == 252 - 60 + 4
+
+
 def test_alpha_1_learns_labels_without_asking_a_teacher(files, tiny_tokenizer_folder, tmp_path):
     config = config_for(
         tmp_path,
@@ -153,7 +168,7 @@ def test_alpha_1_learns_labels_without_asking_a_teacher(files, tiny_tokenizer_fo
     metrics = distill.run(config)
     assert metrics["accuracy"] > 0.9
     assert "teacher_accuracy" not in metrics and "agreement" not in metrics
-    assert not (tmp_path / "run" / "teacher-logits.npy").exists()
+    assert not list((tmp_path / "run").glob("teacher-logits*"))
 
 
 def test_alpha_1_with_texts_that_have_no_labels_is_refused(files, tmp_path):
@@ -237,7 +252,9 @@ def test_a_text_cnn_of_words_learns_from_two_teachers(files, teacher, tmp_path):
     )
     metrics = distill.run(config)
     assert metrics["accuracy"] > 0.9 and metrics["teacher_accuracy"] > 0.9
-    first, second = (np.load(tmp_path / "run" / f"teacher-logits{end}.npy") for end in ("", "-2"))
+    first, second = (
+        np.load(tmp_path / "run" / f"teacher-logits-part-1{end}.npy") for end in ("", "-2")
+    )
     np.testing.assert_array_equal(first, second)
     model = tmp_path / "run" / "model"
     words = AutoTokenizer.from_pretrained(model)
