@@ -2,14 +2,18 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from nlpapp.errors import DataError
+
+logger = logging.getLogger("nlpapp")
 
 
 def damage(path: Path, sha256: str) -> str | None:
@@ -73,3 +77,31 @@ def disk_errors(folder: str | Path, kept: str) -> Iterator[None]:
         what = f"Cannot write to {folder}: the disk is full." if full else f"{folder}: {error}."
         way = "make room" if full else "put it right"
         raise DataError(f"{what} {kept}; {way} and run the same command again.") from error
+
+
+@contextlib.contextmanager
+def only_one(lock: Path, work: str) -> Iterator[bool]:
+    """Wait until no other process of this machine, or of its network file system, does ``work``.
+
+    Args:
+        lock: file that says so; it stays, empty.
+        work: what is done, as "writes the file x", for the message to whoever waits.
+
+    Yields:
+        False where files cannot be locked, as on some network file systems, or be written.
+    """
+    try:
+        file = open(lock, "a")  # noqa: SIM115 (closed below)
+    except OSError:
+        yield False
+        return
+    with file:
+        is_alone = True
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process %s; waiting for it", work)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            is_alone = False
+        yield is_alone

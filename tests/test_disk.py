@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import hashlib
 
 import pytest
@@ -7,6 +8,7 @@ from nlpapp.disk import (
     damage,
     disk_errors,
     file_sha256,
+    only_one,
     read_json,
     write_json,
     write_text,
@@ -75,3 +77,17 @@ def test_a_failed_write_leaves_the_old_text(tmp_path, monkeypatch):
     with pytest.raises(OSError):
         write_text(path, "new")
     assert path.read_text(encoding="utf-8") == "old \u00e9" and list(tmp_path.iterdir()) == [path]
+
+
+def test_work_that_cannot_be_locked_is_done_all_the_same(tmp_path, monkeypatch):
+    with only_one(tmp_path / "lock", "works") as is_alone:
+        assert is_alone
+    with only_one(tmp_path / "missing" / "lock", "works") as is_alone:
+        assert not is_alone
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with only_one(tmp_path / "lock", "works") as is_alone:
+        assert not is_alone

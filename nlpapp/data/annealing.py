@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from nlpapp.data.sampling import Batch, ExampleSteps
@@ -37,7 +36,3 @@ class AnnealedSteps:
         progress = torch.tensor(min(done, 1.0))
         batches = self.steps.micro_batches(epoch, step, **shares)
         return [batch | {PROGRESS: progress} for batch in batches]
-
-    def examples(self, epoch: int, step: int, **shares: Any) -> list[np.ndarray]:
-        """Return the indices of the examples of `micro_batches`, an array for each."""
-        return self.steps.examples(epoch, step, **shares)

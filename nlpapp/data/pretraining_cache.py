@@ -8,7 +8,6 @@ removed at any time: the next opening makes it again.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -25,7 +24,7 @@ import numpy as np
 
 from nlpapp.data.manifest import check_shard
 from nlpapp.data.pretraining_arrays import ArrayFiles, are_complete, map_arrays
-from nlpapp.disk import read_json, write_json
+from nlpapp.disk import only_one, read_json, write_json
 from nlpapp.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -134,7 +133,7 @@ def _state(path: Path) -> list[int] | None:
 
 def _make_alone(cache: Path, folder: Path, manifest: Mapping[str, Any], verify: bool) -> None:
     """Make the cache unless another process has just done it; remove what lies beside it."""
-    with _only_one(cache.parent) as is_alone:
+    with only_one(cache.parent / "lock", f"reads in the shards of {folder}") as is_alone:
         if _is_sound(cache):
             return
         if cache.exists():
@@ -163,22 +162,6 @@ def _present(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[str,
         if not (folder / shard["file"]).is_file():
             check_shard(folder, shard)
         yield shard
-
-
-@contextlib.contextmanager
-def _only_one(root: Path) -> Iterator[bool]:
-    """Wait until no other process makes a cache here; False where files cannot be locked."""
-    with open(root / "lock", "a") as file:
-        is_alone = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info("another process reads in the shards of %s; waiting for it", root.parent)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            # Some network file systems have no locks: then each process makes its own.
-            is_alone = False
-        yield is_alone
 
 
 def _cannot_write(cache: Path, error: OSError) -> DataError:

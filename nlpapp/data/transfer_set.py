@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from nlpapp.errors import DataError
 
 logger = logging.getLogger("nlpapp")
 
+TABLES = {".csv", ".json", ".jsonl", ".parquet"}
+"""Endings of files that hold more than texts; a tab in a .tsv file is found in its first line."""
+USUAL_MASK = "[MASK]"
+"""What stands for a masked word in texts that `nlpapp augment` made without being told."""
 NO_LABEL = -100
 """The class of an example that only the teacher judges; a score of such a one is NaN."""
 
@@ -47,6 +52,13 @@ def build_transfer_set(
     """
     pairs = train.texts_b is not None
     files = [read_unlabeled(path, pairs=pairs) for path in unlabeled_files]
+    for path, sides in zip(unlabeled_files, files, strict=True):
+        if mask_token != USUAL_MASK and any(USUAL_MASK in text for text in chain(*sides)):
+            logger.warning(
+                "%s holds %s, and the teacher's mask token is %s: it reads the former as any word. "
+                "Make the texts again with nlpapp augment --mask_token.",
+                *(path, USUAL_MASK, mask_token or "none"),
+            )
     new: list[list[str]] = [[] for _ in range(1 + pairs)]
     counts = AugmentationCounts()
     for part in augment(
@@ -113,6 +125,11 @@ def read_unlabeled(path: str | Path, *, pairs: bool) -> list[list[str]]:
         DataError: the file cannot be read or is blank, or a line has another number of texts than
             the training set, or an empty one.
     """
+    if _is_table(Path(path)):
+        raise DataError(
+            f"{path}: expected plain text, {'a pair' if pairs else 'a text'} a line, and the name "
+            "is that of a table. Give a file with the texts alone."
+        )
     wanted = 2 if pairs else 1
     rows = []
     for number, line in read_lines(Path(path)):
@@ -132,6 +149,10 @@ def read_unlabeled(path: str | Path, *, pairs: bool) -> list[list[str]]:
     if not rows:
         raise DataError(f"{path}: the file holds no text.")
     return [[sides[side] for sides in rows] for side in range(wanted)]
+
+
+def _is_table(path: Path) -> bool:
+    return any(suffix.lower() in TABLES for suffix in path.suffixes[-2:])
 
 
 class TransferCollator:

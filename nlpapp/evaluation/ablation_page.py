@@ -10,9 +10,10 @@ from nlpapp.evaluation.pareto import Trade, plot_pareto, write_pareto_page
 
 TABLE_NOTE = (
     "Figures on the dev set over the seeds of each variant. low and high are the ends of the 95 % "
-    "bootstrap interval of the mean, over seeds and rows. The difference is that of the means to "
-    "the variant in the column against; its interval is paired, as each draw takes the same seeds "
-    "and rows of both. It is sure where the interval excludes 0."
+    "interval of the mean: rows are drawn with replacement, and training adds Student's t over "
+    "the seeds. The difference is that of the means to the variant in the column against; its "
+    "interval is paired by rows and seeds, and it is sure where that excludes 0. A single run "
+    "says nothing of the chance of training."
 )
 COST_NOTE = (
     "Latency of one text and of 32, and texts a second in batches of 32, tokenizer included, all "
@@ -25,10 +26,11 @@ COSTS = {
     "p50_ms": "latency of one text",
     "batch_32_p50_ms": "latency of 32 texts",
     "bytes": "size on disk",
+    "compressed_bytes": "size of the weights, compressed",
 }
 """Column -> words; each stands beside the first metric in a plot."""
-PRUNED = ("nonzero_parameters", "compressed_bytes")
-"""Sizes that pruned students have beside the usual ones, as PyTorch models."""
+SIZES = ("nonzero_parameters", "compressed_bytes")
+"""Sizes that students have beside the usual ones as PyTorch models; pruning makes them smaller."""
 
 
 def write_ablation_page(
@@ -37,7 +39,6 @@ def write_ablation_page(
     rows: Sequence[dict[str, object]],
     costs: Sequence[Mapping[str, Any]],
     metrics: Sequence[str],
-    *,
     threads: int,
 ) -> Path:
     """Write report.html, and where there are ``costs`` pareto.html; return the report's path.
@@ -66,6 +67,7 @@ def write_ablation_page(
         trades = [
             Trade(title=f"{metrics[0].capitalize()} and {words}", x=column, y=metrics[0])
             for column, words in COSTS.items()
+            if any(row.get(column) is not None for row in drawn)
         ]
         picture = plot_pareto(drawn, trades[0], output=folder / "plots" / "trade-off.png")
         note = f"{COST_NOTE}\n\nThreads of each model: {threads}. `pareto.html` has more plots."
@@ -92,15 +94,15 @@ def _with_figures(
     means = {row["variant"]: row["mean"] for row in rows if row["metric"] == metric}
     if not _have_several_teachers(costs):
         means["teacher"] = teacher_figure(results, metric)  # Of several it is that of their mean.
-    pruned = {
-        result.name: {name: result.figures[0][name] for name in PRUNED if name in result.figures[0]}
+    sizes = {
+        result.name: {name: result.figures[0][name] for name in SIZES if name in result.figures[0]}
         for result in results
     }
     return [
         {"name": f"{row['model']} {row['kind']}", "model": row["model"], "kind": row["kind"]}
         | {metric: means.get(row["model"])}
         | dict(row)
-        | (pruned.get(str(row["model"]), {}) if row["kind"] == "pytorch" else {})
+        | (sizes.get(str(row["model"]), {}) if row["kind"] == "pytorch" else {})
         for row in costs
     ]
 

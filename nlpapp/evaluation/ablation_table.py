@@ -9,7 +9,7 @@ import numpy as np
 
 from nlpapp.evaluation.metrics import FUNCTIONS
 from nlpapp.evaluation.prediction_table import PredictionTable
-from nlpapp.evaluation.statistics import bootstrap_over_seeds, over_seeds
+from nlpapp.evaluation.statistics import interval_over_seeds, over_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ def ablation_rows(
         Rows with "variant", "metric", "mean", "std", the ends "low" and "high" of the 95 % interval
         of the mean, "runs"; where it is compared also "against", "difference" of the means, the
         ends "difference_low" and "difference_high" of its paired interval, and "sure": whether
-        that excludes 0.
+        that excludes 0, which a single run cannot tell.
     """
     by_name = {result.name: result for result in results}
     rows: list[dict[str, object]] = []
@@ -49,19 +49,19 @@ def ablation_rows(
         for result in results:
             values = [figures[name] for figures in result.figures]
             said, labels = _predictions(result), result.tables[0].labels
-            low, high = bootstrap_over_seeds(FUNCTIONS[name], said, labels, seed=seed)
+            low, high = interval_over_seeds(FUNCTIONS[name], said, labels, seed=seed)
             spread = over_seeds(values)
             row: dict[str, object] = {"variant": result.name, "metric": name}
             row |= {"mean": spread["mean"], "std": spread["std"], "low": low, "high": high}
             if result.against is not None:
                 other = by_name[result.against]
-                low, high = bootstrap_over_seeds(
+                low, high = interval_over_seeds(
                     FUNCTIONS[name], said, labels, seed=seed, baseline=_predictions(other)
                 )
                 theirs = np.mean([figures[name] for figures in other.figures])
                 row |= {"against": other.name, "difference": spread["mean"] - float(theirs)}
                 row |= {"difference_low": low, "difference_high": high}
-                row |= {"sure": low > 0 or high < 0}
+                row |= {"sure": low > 0 or high < 0} if len(values) > 1 else {}
             rows.append(row | {"runs": len(values)})
     return rows
 

@@ -20,9 +20,9 @@ from nlpapp.evaluation.published_glue import PUBLISHED
 
 TABLE_NOTE = (
     "Figures on the dev sets, over the runs of each task with its best settings; degenerate runs "
-    "count. std is that of a sample. low and high are the ends of the 95 % bootstrap interval of "
-    "the mean, over seeds and rows. The score is the mean of a task's metrics, and of both dev "
-    "sets of MNLI."
+    "count. std is that of a sample. low and high are the ends of the 95 % interval of the mean: "
+    "rows are drawn with replacement, and training adds Student's t over the seeds. The score is "
+    "the mean of a task's metrics, and of both dev sets of MNLI."
 )
 PUBLISHED_NOTE = (
     "What others report for models of known size. Those on the test set are from GLUE's server, so "

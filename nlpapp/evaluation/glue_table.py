@@ -10,7 +10,7 @@ from nlpapp.evaluation.metrics import FUNCTIONS
 from nlpapp.evaluation.prediction_table import PredictionTable
 from nlpapp.evaluation.published_glue import PUBLISHED
 from nlpapp.evaluation.run_record import RunRecord, figures, read_run
-from nlpapp.evaluation.statistics import bootstrap_over_seeds, over_seeds
+from nlpapp.evaluation.statistics import interval_over_seeds, over_seeds
 
 NUMBER_OF_TASKS = 9
 WINOGRAD = "wnli"
@@ -111,7 +111,7 @@ def table_rows(
             row: dict[str, object] = {"task": task, "metric": name.removeprefix("dev_")}
             row |= over_seeds([run.figures[name] for run in runs])
             if sets and all(len(found) == len(runs) for found in sets):
-                row["low"], row["high"] = bootstrap_over_seeds(
+                row["low"], row["high"] = interval_over_seeds(
                     function,
                     np.hstack([[table.predictions for table in found] for found in sets]),
                     np.concatenate([found[0].labels for found in sets]),

@@ -66,7 +66,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def bootstrap_over_seeds(
+def interval_over_seeds(
     metric: MetricFunction,
     predictions: np.ndarray,
     references: np.ndarray,
@@ -77,39 +77,51 @@ def bootstrap_over_seeds(
     resamples: int = 1000,
     confidence: float = 0.95,
 ) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean of a metric over seeds.
+    """Return the interval of the mean of a metric over seeds; rows and seeds are both chance.
 
-    Both are drawn with replacement: the seeds, and the rows, the same for all seeds. It therefore
-    covers the chance of training and that of the evaluation set. With ``baseline`` it is the
-    interval of the mean difference to it, and paired: both sides get the same seeds and rows.
+    Rows are drawn with replacement, the same for all runs (Efron 1979). A bootstrap over a handful
+    of seeds gives intervals that are far too narrow, so what training adds is drawn from Student's
+    t distribution of their mean, with a degree of freedom less than there are runs. A single run
+    says nothing of that chance: its interval is that of the rows.
 
     Args:
         metric: function(predictions, references) of two (N,) arrays.
         predictions: (S, N) class indices or scores of S runs.
         references: (N,) the same of the references.
         seed: the interval is a function of it.
-        baseline: (S, N) of other runs with the same seeds in the same order.
+        baseline: (S, N) of other runs with the same seeds in the same order: the interval is then
+            that of the mean difference to them, paired by seeds and rows.
         sizes: rows of each of several sets that lie one after the other; the metric is the mean of
             theirs, and each is drawn by itself. Absent: all rows are one set.
         resamples: number of draws.
-        confidence: share of the resampled values inside the interval.
+        confidence: share of the draws inside the interval.
+
+    Returns:
+        Its ends, between -1 and 1, as all metrics are.
     """
     rng = seeding.generator(seed, "bootstrap over seeds")
     runs, size = predictions.shape
     sizes = sizes or [size]
     sets = list(zip(np.cumsum(sizes), sizes, strict=True))
 
-    def mean(said: np.ndarray) -> float:
-        found = [
-            np.mean([metric(said[run, rows], references[rows]) for rows in drawn]) for run in seeds
-        ]
-        return float(np.average(found, weights=times))
+    def of_each_run(said: np.ndarray, drawn: Sequence[np.ndarray]) -> np.ndarray:
+        return np.array(
+            [np.mean([metric(run[rows], references[rows]) for rows in drawn]) for run in said]
+        )
 
-    values = np.empty(resamples)
-    for index in range(resamples):
-        drawn = [rng.integers(end - rows, end, rows) for end, rows in sets]
-        seeds, times = np.unique(rng.integers(0, runs, runs), return_counts=True)
-        values[index] = mean(predictions) - (0.0 if baseline is None else mean(baseline))
+    def found(drawn: Sequence[np.ndarray]) -> np.ndarray:
+        own = of_each_run(predictions, drawn)
+        return own if baseline is None else own - of_each_run(baseline, drawn)
+
+    of_runs = found([np.arange(end - rows, end) for end, rows in sets])
+    training = np.zeros(resamples)
+    if runs > 1:
+        error = of_runs.std(ddof=1) / np.sqrt(runs)
+        training = error * rng.standard_t(runs - 1, resamples)
+    values = training + [
+        found([rng.integers(end - rows, end, rows) for end, rows in sets]).mean()
+        for _ in range(resamples)
+    ]
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.quantile(values, [tail, 1 - tail]).clip(-1, 1)
     return float(low), float(high)

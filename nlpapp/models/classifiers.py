@@ -83,6 +83,11 @@ def renamed_labels(model: PreTrainedModel, names: Sequence[str] | None) -> tuple
     return own if names is None else tuple(names)
 
 
+def is_unnamed(own: Sequence[str]) -> bool:
+    """Say whether a model's classes are called LABEL_0, LABEL_1 and so on, as nobody named them."""
+    return bool(own) and list(own) == [f"LABEL_{index}" for index in range(len(own))]
+
+
 def align_labels(own: Sequence[str], label_names: Sequence[str]) -> list[int]:
     """Return, for each of ``label_names``, the output of the model, whose classes are ``own``.
 
@@ -95,7 +100,7 @@ def align_labels(own: Sequence[str], label_names: Sequence[str]) -> list[int]:
     found = _outputs_by_name(own, label_names)
     if found is not None:
         return found
-    if list(own) == [f"LABEL_{index}" for index in range(len(label_names))]:
+    if len(own) == len(label_names) and is_unnamed(own):
         logger.warning("the model does not name its classes; taken as %s", ", ".join(label_names))
         return list(range(len(own)))
     raise ConfigError(

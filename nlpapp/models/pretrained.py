@@ -86,7 +86,12 @@ def read_config(folder: str | Path) -> Any:
 
 
 def load_pretrained(
-    auto_class: Any, folder: str | Path, *, complete: bool = False, **options: Any
+    auto_class: Any,
+    folder: str | Path,
+    *,
+    complete: bool = False,
+    no_new: str | None = None,
+    **options: Any,
 ) -> Any:
     """Load ``folder`` with a transformers (Auto) class, in float32.
 
@@ -95,6 +100,7 @@ def load_pretrained(
         folder: a model folder.
         complete: the weights must be those of the model, no more and no less; else what is missing
             starts at random, as the new head of an encoder does.
+        no_new: what the folder must hold all weights of, and what to do otherwise, for the error.
         options: of ``from_pretrained``.
 
     Raises:
@@ -126,6 +132,8 @@ def load_pretrained(
                 "config.json describes: there are no word embeddings. Copy the folder again, or "
                 "give the config.json that belongs to them."
             )
+        if no_new is not None:
+            raise CheckpointError(f"{folder} holds no {no_new} It has no weights for {new}.")
         logger.info("weights that %s does not have start at random: %s", folder, new)
     return use_fast_linear(model)
 
@@ -134,7 +142,7 @@ def load_classifier(folder: str | Path) -> PreTrainedModel:
     """Load a sequence classifier, ours or any of transformers', ready to predict.
 
     Raises:
-        CheckpointError: the folder is damaged, or its model is not a classifier.
+        CheckpointError: the folder is damaged, or its model is not a classifier, or only by name.
     """
     architectures = getattr(read_config(folder), "architectures", None) or []
     if architectures and not any("SequenceClassification" in name for name in architectures):
@@ -142,7 +150,8 @@ def load_classifier(folder: str | Path) -> PreTrainedModel:
             f"{folder} holds {', '.join(architectures)}, which is not a sequence classifier; "
             "fine-tune it first (nlpapp finetune)."
         )
-    return load_pretrained(AutoModelForSequenceClassification, folder).eval()
+    wanted = "trained sequence classifier; fine-tune it first (nlpapp finetune)."
+    return load_pretrained(AutoModelForSequenceClassification, folder, no_new=wanted).eval()
 
 
 def check_tokenizer_fits(

@@ -73,7 +73,7 @@ def hold_zeros(model: nn.Module) -> None:
         weight.register_hook(lambda gradient, own=weight: gradient.masked_fill(own == 0, 0))
 
 
-def pruned_sizes(model: nn.Module) -> dict[str, float]:
+def weight_sizes(model: nn.Module) -> dict[str, float]:
     """Return "nonzero_parameters" and "compressed_bytes", those of the weights by zlib."""
     weights = [weight.detach().cpu() for weight in model.parameters()]
     compressed = [len(zlib.compress(weight.numpy().tobytes())) for weight in weights]

@@ -12,6 +12,7 @@ from nlpapp.models.classifiers import (
     align_labels,
     build_classifier,
     is_multi_label,
+    is_unnamed,
     label_names_of,
 )
 from nlpapp.models.pretrained import check_sequence_length, check_tokenizer_fits, load_classifier
@@ -70,6 +71,12 @@ def load_teacher(
     if is_multi_label(model):
         raise ConfigError(
             f"the teacher in {folder} gives a text several of its classes; distill learns one."
+        )
+    if len(own) > 2 and is_unnamed(own) and list(label_names) != [*map(str, range(len(own)))]:
+        raise ConfigError(
+            f"the teacher in {folder} calls its classes {', '.join(own)}, and models differ in "
+            f"their order; the data's are {', '.join(label_names)}. Write their names, in the "
+            "teacher's order, into id2label in its config.json."
         )
     # A score has no name: both sides then have one output.
     return model, align_labels(own, label_names) or [0]

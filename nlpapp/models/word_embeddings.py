@@ -112,9 +112,9 @@ def read_vectors(path: Path, vocabulary: Mapping[str, int], width: int) -> torch
     """Return (V, ``width``) rows from a file of word vectors, in the order of the vocabulary.
 
     A text file has a word a line and its numbers behind it, as GloVe writes it, or with word2vec's
-    line of two numbers first. A file that ends in .bin is word2vec's binary format and is read by
-    gensim. Entries that the file lacks get random numbers of the same deviation, from torch's
-    generator, as in Kim 2014 (arXiv 1408.5882).
+    line of two numbers first. A file that ends in .bin or .bin.gz is word2vec's binary format and
+    is read by gensim. Entries that the file lacks get random numbers of the same deviation, from
+    torch's generator, as in Kim 2014 (arXiv 1408.5882).
 
     Raises:
         ConfigError: the vectors have another width, no word is in the vocabulary, or gensim is
@@ -122,7 +122,8 @@ def read_vectors(path: Path, vocabulary: Mapping[str, int], width: int) -> torch
         DataError: the file cannot be read, or a line is broken; says which.
     """
     found: dict[int, np.ndarray] = {}
-    for word, vector in _binary_vectors(path) if path.suffix == ".bin" else _text_vectors(path):
+    is_binary = path.name.endswith((".bin", ".bin.gz"))
+    for word, vector in _binary_vectors(path) if is_binary else _text_vectors(path):
         if word in vocabulary and vocabulary[word] not in found:
             found[vocabulary[word]] = np.asarray(vector, dtype=np.float32)
             if len(found[vocabulary[word]]) != width:

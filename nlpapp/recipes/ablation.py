@@ -58,7 +58,8 @@ def run(config: Config) -> dict[str, float]:
             distill.run(job)
             process_state().wait_for_everyone()
             # The model stays; what it was resumed from is many times its size.
-            shutil.rmtree(Path(job.output_dir, "checkpoints"), ignore_errors=True)
+            for of_run in ("checkpoints", "pruned/checkpoints"):
+                shutil.rmtree(Path(job.output_dir, of_run), ignore_errors=True)
     # The runs have sent the log to their own folders.
     run = RunFolder.open(config.output_dir, config=config, command="ablation", seed=config.seed)
     sets = sets_of(config)
@@ -67,10 +68,12 @@ def run(config: Config) -> dict[str, float]:
     metrics = _flat(plan, rows)
     metrics["seconds"] = sum(figures["seconds"] for one in results for figures in one.figures)
     if run.is_main:
-        costs = _costs(run, config, sets, plan)
         for row in rows:
             logger.info("  ".join(f"{name} {format_number(x)}" for name, x in row.items()))
-        write_ablation_page(run.path, results, rows, costs, sets.metrics, threads=config.threads)
+        page = (sets.metrics, config.threads)
+        # What was trained for hours is there to be read before its costs are measured.
+        write_ablation_page(run.path, results, rows, [], *page)
+        write_ablation_page(run.path, results, rows, _costs(run, config, sets, plan), *page)
     run.finish(metrics)
     return metrics
 

@@ -48,7 +48,8 @@ def measure_costs(
 
     Returns:
         Rows with "model", "kind", "parameters", "bytes", and of batches of 1 and 32 texts the
-        latency ("p50_ms", "batch_32_p50_ms", ...) and "texts_per_second_32".
+        latency ("p50_ms", "batch_32_p50_ms", ...) with the number of times it was taken
+        ("rounds", "batch_32_rounds"), and "texts_per_second_32".
     """
     models = {
         "teacher" if order == 1 else f"teacher {order}": [local_folder(name)]
@@ -66,14 +67,18 @@ def measure_costs(
     int8: dict[str, dict[str, float]] = {}
     for order, (name, folders) in enumerate(models.items()):
         bundles = Path(config.output_dir, "bundles", str(order))
+        # Where the options name a tokenizer, the folder of a teacher may have none.
+        named = config.tokenizer if order < len(config.teachers) else None
         found = [
-            _export(folder, bundles / str(seed), examples, metrics, config)
+            _export(folder, bundles / str(seed), named or str(folder), examples, metrics, config)
             for seed, folder in enumerate(folders)
         ]
         scores = [one[f"dev_int8_{metrics[0]}"] for one in found if one]
         int8[name] = {metrics[0]: statistics.mean(scores)} if scores else {}
         if name == timed[shapes[name]]:
-            for folder in (folders[0], bundles / "0") if scores else (folders[0],):
+            complete = [] if named else [folders[0]]
+            complete += [bundles / "0"] if scores else []
+            for folder in complete:
                 subjects += _subjects(name, folder, config)
     texts = examples.rows_with_text
     first = [examples.texts_a[index] for index in texts]
@@ -89,7 +94,12 @@ def measure_costs(
 
 
 def _export(
-    folder: Path, bundle: Path, examples: Examples, metrics: Sequence[str], config: "Config"
+    folder: Path,
+    bundle: Path,
+    tokenizer: str,
+    examples: Examples,
+    metrics: Sequence[str],
+    config: "Config",
 ) -> dict[str, float]:
     """Return the figures of the exported model; none where its type cannot be exported."""
     if read_config(folder).model_type not in SUPPORTED:
@@ -97,7 +107,7 @@ def _export(
     model = load_classifier(folder)
     return export_classifier(
         model,
-        load_tokenizer(str(folder)),
+        load_tokenizer(tokenizer),
         bundle,
         max_seq_length=config.max_seq_length,
         seed=config.seed,
@@ -134,6 +144,7 @@ def _time(
             for row, seconds in zip(rows, times, strict=True):
                 p50, p95 = np.quantile(seconds, [0.5, 0.95])
                 row |= {f"{title}p50_ms": float(p50) * 1000, f"{title}p95_ms": float(p95) * 1000}
+                row[f"{title}rounds"] = len(seconds)
                 if size == BATCH:
                     row[f"texts_per_second_{BATCH}"] = float(size / p50)
     return rows

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
+from nlpapp.data.classification_sets import SetOptions
 from nlpapp.errors import ConfigError, nearest
 from nlpapp.recipes import distill
 from nlpapp.recipes.distill_options import SIZES
@@ -18,8 +19,11 @@ from nlpapp.training.run_folder import flatten
 if TYPE_CHECKING:
     from nlpapp.recipes.ablation import Config
 
-OWN = ("output_dir", "seed")
-"""Options of a run that the ablation sets itself."""
+SHARED = {"output_dir", "seed", "teacher", "tokenizer"} | {
+    entry.name for entry in dataclasses.fields(SetOptions)
+}
+"""Options of a run that all variants share: the ablation sets them, or compares what they lead to
+row by row, or beside the same teacher. train_file may differ where dev_file is another file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +99,10 @@ def variant_config(config: "Config", variant: Variant) -> distill.Config:
         ConfigError: an option that `nlpapp distill` does not have, or a value it does not take.
     """
     own = flatten(variant.options)
-    taken = [name for name in OWN if name in own]
-    if taken:
-        raise ConfigError(f"variant '{variant.name}' sets {taken[0]}; all variants share it.")
+    free = {"train_file"} if config.dev_file is not None else set()
+    for name in own:
+        if name in SHARED - free:
+            raise ConfigError(f"variant '{variant.name}' sets {name}; all variants share it.")
     architecture = own.get("architecture", config.architecture)
     settings = dataclasses.asdict(config)
     shared = {

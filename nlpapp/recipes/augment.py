@@ -1,11 +1,12 @@
 """Make a transfer set for distillation from labelled or plain text, or show what it would hold."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nlpapp.data.augmentation import AugmentationConfig, AugmentationCounts, AugmentedPart, augment
-from nlpapp.data.classification import Examples, read_examples
+from nlpapp.data.classification import Examples, read_chunks
 from nlpapp.data.glue_tasks import get_task, read_task
 from nlpapp.disk import disk_errors, written_whole
 from nlpapp.errors import ConfigError
@@ -30,6 +31,9 @@ class Config:
     """Column of the text; absent: sentence, text, sentence1 or text_a."""
     text_pair_column: str | None = None
     """Column of the second text of a pair; absent: sentence2 or text_b, if text_column is too."""
+    header: bool = True
+    """Whether the first line of TSV or CSV names the columns; without, a column has a number, from
+    1 on, and a file of plain text is one column."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """The rules."""
     mask_token: str = "[MASK]"
@@ -48,6 +52,8 @@ class Config:
             raise ConfigError("--task and --data_dir go together, and without --file.")
         if self.task is not None and (self.text_column or self.text_pair_column):
             raise ConfigError("--task knows its columns; leave text_column out.")
+        if self.task is not None and not self.header:
+            raise ConfigError("--task knows its files; leave header out.")
         if self.augmentation.n_iter == 0:
             raise ConfigError("augmentation.n_iter is 0, which makes no text; use 1 or more.")
         if self.workers is not None and self.workers < 1:
@@ -81,11 +87,14 @@ def run(config: Config) -> dict[str, float]:
 def _read(config: Config) -> Examples:
     if config.task is not None:
         return read_task(get_task(config.task), str(config.data_dir), "train")
-    return read_examples(
+    (whole,) = read_chunks(
         str(config.file),
         text_column=config.text_column,
         text_pair_column=config.text_pair_column,
+        header=config.header,
+        chunk_rows=sys.maxsize,
     )
+    return whole
 
 
 def _parts(config: Config, examples: Examples) -> Iterator[AugmentedPart]:

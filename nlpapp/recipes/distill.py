@@ -15,7 +15,7 @@ from nlpapp.evaluation.student import report_student, score_student
 from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.bilstm import BiLstmSizeConfig
 from nlpapp.models.pretrained import save_model_folder
-from nlpapp.models.pruning import PruningConfig
+from nlpapp.models.pruning import PruningConfig, weight_sizes
 from nlpapp.models.student_bert import StudentBertConfig
 from nlpapp.models.teacher import Reader
 from nlpapp.models.text_cnn import TextCnnSizeConfig
@@ -187,5 +187,6 @@ def _train(
 
     metrics = train(run, config.training) | {"transfer_rows": float(len(transfer))}
     if config.pruning.sparsity:
-        metrics |= prune_student(run, config.pruning, config.training, student.model, train)
-    return metrics
+        metrics |= {f"{name}_before_pruning": metrics[name] for name in sets.metrics}
+        prune_student(run, config.pruning, config.training, student.model, train)
+    return metrics | weight_sizes(student.model)

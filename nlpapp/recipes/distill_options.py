@@ -20,6 +20,10 @@ def check_options(config: "Config") -> None:
                 f"{name} describes a student of architecture {architecture}, and architecture is "
                 f"{config.architecture}: leave {name} out, or change architecture."
             )
+    if config.evaluation_batch_size < 1:
+        raise ConfigError(
+            f"evaluation_batch_size is {config.evaluation_batch_size}; it must be 1 or more."
+        )
     if config.teachers and config.size != type(config.size)():
         raise ConfigError("size is of a random teacher: leave it out, or leave teacher out.")
     if config.tokenizer is not None and len(config.teachers) > 1:

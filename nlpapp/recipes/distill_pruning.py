@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from nlpapp.models.pruning import PruningConfig, hold_zeros, prune_weights, pruned_sizes
+from nlpapp.models.pruning import PruningConfig, hold_zeros, prune_weights
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.run_folder import RunFolder
 
@@ -15,8 +15,8 @@ def prune_student(
     training: TrainingConfig,
     model: Any,
     train: Callable[[RunFolder, TrainingConfig], dict[str, float]],
-) -> dict[str, float]:
-    """Prune ``model``, train what is left of it where that is asked for, and return its sizes.
+) -> None:
+    """Prune ``model``, and train what is left of it where that is asked for.
 
     Args:
         run: of the student; records and checkpoints of the steps after it go to pruned/ in it.
@@ -30,5 +30,6 @@ def prune_student(
         hold_zeros(model)
         after = RunFolder(run.path / "pruned", is_main=run.is_main)
         after.path.mkdir(exist_ok=True)
-        train(after, dataclasses.replace(training, max_steps=pruning.max_steps))
-    return pruned_sizes(model)
+        # A checkpoint that the options name is of the steps before.
+        resume = "never" if training.resume == "never" else "auto"
+        train(after, dataclasses.replace(training, max_steps=pruning.max_steps, resume=resume))

@@ -142,17 +142,18 @@ def pruned_tokenizer(
             for index in row:
                 counts[index] = counts.get(index, 0) + 1
     prefix = whole["model"]["continuing_subword_prefix"]
-    special = {token["content"] for token in whole["added_tokens"]}
-    pieces = sorted(whole["model"]["vocab"].items(), key=lambda item: item[1])
+    own = whole["model"]["vocab"]
+    added = {token["content"]: token["id"] for token in whole["added_tokens"]}
+    pieces = sorted((own | added).items(), key=lambda item: item[1])
     kept = [
         (piece, index)
         for piece, index in pieces
-        if piece in special
+        if piece in added
         or len(piece.removeprefix(prefix)) == 1
         or counts.get(index, 0) >= min_frequency
     ]
     moved = {index: new for new, (_, index) in enumerate(kept)}
-    whole["model"]["vocab"] = {piece: new for new, (piece, _) in enumerate(kept)}
+    whole["model"]["vocab"] = {piece: moved[index] for piece, index in kept if piece in own}
     whole["added_tokens"] = [token | {"id": moved[token["id"]]} for token in whole["added_tokens"]]
     _move_special_ids(whole.get("post_processor") or {}, moved)
     return PreTrainedTokenizerFast(

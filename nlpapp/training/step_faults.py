@@ -84,8 +84,10 @@ def _leave_batch(
 ) -> None:
     state, accelerator = trainer.state, trainer.accelerator
     examples = None  # Segments of a running text have no numbers: step and rank say which they are.
-    if isinstance(trainer.steps, ExampleSteps):
-        parts = trainer.steps.examples(
+    # Steps that only add something to the batches of others hold these as ``steps``.
+    steps = getattr(trainer.steps, "steps", trainer.steps)
+    if isinstance(steps, ExampleSteps):
+        parts = steps.examples(
             state.epoch,
             state.step_in_epoch,
             rank=accelerator.process_index,

@@ -4,13 +4,15 @@
 the teacher's weights and of the data. While they are computed, <path>.rows holds those that are
 done, from the longest example to the shortest, and <path>.rows.json the same hashes and how many
 there are, so that a run that is killed goes on. Logits of another teacher or of other data are
-named and never used: they are computed again.
+named and never used: they are computed again. <path>.lock keeps runs that want the same ones apart:
+one computes them, the others wait and read them.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from nlpapp.data.sampling import Batch, ExampleSteps
-from nlpapp.disk import read_json, write_json, written_whole
+from nlpapp.disk import only_one, read_json, write_json, written_whole
 from nlpapp.training.evaluate import predict_rows
 from nlpapp.training.processes import process_state
 
@@ -83,18 +85,31 @@ def cached_logits(
         path = path / f"{teacher[:16]}-{data[:16]}"
         path.parent.mkdir(parents=True, exist_ok=True)
     rows_file, record_file = path.with_suffix(".npy"), path.with_suffix(".json")
-    if _matches(record_file, record, rows_file):
-        logger.info("teacher's logits: read from %s", rows_file)
-    else:
-        _compute(
-            rows_file,
-            record,
-            lambda part: predict_rows(model, forward, _steps(part, collate, batch_size)),
-            lengths=lengths,
-            chunk=CHUNK_BATCHES * batch_size * state.num_processes,
-        )
-    state.wait_for_everyone()
+    with _alone(path.with_suffix(".lock"), rows_file):
+        if _matches(record_file, record, rows_file):
+            logger.info("teacher's logits: read from %s", rows_file)
+        else:
+            _compute(
+                rows_file,
+                record,
+                lambda part: predict_rows(model, forward, _steps(part, collate, batch_size)),
+                lengths=lengths,
+                chunk=CHUNK_BATCHES * batch_size * state.num_processes,
+            )
+        # No process has still to look when the lock goes.
+        state.wait_for_everyone()
     return np.load(rows_file, mmap_mode="r")
+
+
+@contextlib.contextmanager
+def _alone(lock: Path, rows_file: Path) -> Iterator[None]:
+    """Hold ``lock`` on the main process, and wait on the others until it does."""
+    state = process_state()
+    with contextlib.ExitStack() as held:
+        if state.is_main_process:
+            held.enter_context(only_one(lock, f"asks the teacher for {rows_file}"))
+        state.wait_for_everyone()
+        yield
 
 
 def _matches(record_file: Path, record: dict[str, Any], rows_file: Path) -> bool:

@@ -32,5 +32,3 @@ def test_all_micro_batches_of_a_step_share_the_progress_and_it_ends_at_1():
     shares = ALONE | {"accumulation": 2}
     batches = annealed.micro_batches(3, 0, **shares)
     assert [batch["progress"].item() for batch in batches] == [1.0, 1.0]
-    parts = annealed.examples(3, 0, **shares)
-    assert [part.tolist() for part in parts] == [b["input_ids"].tolist() for b in batches]

@@ -1,5 +1,6 @@
 """The cache is made once, by one process; what is damaged is found, and made again."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -182,7 +183,7 @@ def test_without_locks_each_process_makes_its_own(folder, monkeypatch):
     def refuse(file, operation):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(pretraining_cache.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     other = folder / "cache" / ("0" * 32 + ".0123abcd.partial")
     other.mkdir(parents=True)
     real = os.replace

@@ -68,6 +68,23 @@ def test_a_line_that_is_no_pair_is_named(tmp_path):
         read_unlabeled(path, pairs=False)
 
 
+@pytest.mark.parametrize("name", ["u.csv", "u.jsonl", "u.JSON", "u.parquet", "u.csv.gz"])
+def test_a_table_is_no_plain_text(tmp_path, name):
+    (tmp_path / name).write_text("sentence,label\na good film,1\n")
+    with pytest.raises(DataError, match=f"{name}: expected plain text, a text a line"):
+        read_unlabeled(tmp_path / name, pairs=False)
+
+
+def test_masks_of_another_tokenizer_are_told(tmp_path, caplog):
+    (tmp_path / "more.txt").write_text("a [MASK] film\n")
+    files = [str(tmp_path / "more.txt")]
+    nothing = AugmentationConfig(n_iter=0)
+    build_transfer_set(TRAIN, nothing, files, "[MASK]", seed=1)
+    assert "[MASK]" not in caplog.text
+    build_transfer_set(TRAIN, nothing, files, "<mask>", seed=1)
+    assert "more.txt holds [MASK], and the teacher's mask token is <mask>" in caplog.text
+
+
 def test_batches_have_the_logits_of_their_own_rows(tiny_tokenizer_folder):
     tokenizer = load_tokenizer(tiny_tokenizer_folder)
     encoded = EncodedExamples(TRAIN, tokenizer, max_seq_length=8)

@@ -21,7 +21,7 @@ def results():
 
 def test_page_has_the_teacher_the_variants_and_their_costs(results, tmp_path):
     rows = ablation_rows(results, ["accuracy"], seed=0)
-    path = write_ablation_page(tmp_path, results, rows, COSTS, ["accuracy"], threads=1)
+    path = write_ablation_page(tmp_path, results, rows, COSTS, ["accuracy"], 1)
     table = Page(path.read_text(encoding="utf-8")).rows
     assert table[0][:3] == ["variant", "mean", "std"]
     assert [row[0] for row in table[1:4]] == ["teacher", "labels", "logits"]
@@ -44,7 +44,7 @@ def test_page_has_the_teacher_the_variants_and_their_costs(results, tmp_path):
 
 def test_without_costs_there_is_no_pareto_page(results, tmp_path):
     rows = ablation_rows(results, ["accuracy"], seed=0)
-    path = write_ablation_page(tmp_path, results, rows, [], ["accuracy"], threads=1)
+    path = write_ablation_page(tmp_path, results, rows, [], ["accuracy"], 1)
     assert "Costs" not in path.read_text(encoding="utf-8")
     assert not (tmp_path / "pareto.html").exists()
 
@@ -53,7 +53,7 @@ def test_the_figure_of_several_teachers_is_that_of_none_of_them(results, tmp_pat
     rows = ablation_rows(results, ["accuracy"], seed=0)
     costs = [*COSTS, {**COSTS[0], "model": "teacher 2"}]
     costs += [{**COSTS[0], "kind": "int8", "accuracy": 0.8}]
-    path = write_ablation_page(tmp_path, results, rows, costs, ["accuracy"], threads=1)
+    path = write_ablation_page(tmp_path, results, rows, costs, ["accuracy"], 1)
     table = Page(path.read_text(encoding="utf-8")).rows
     assert table[1][:2] == ["teachers, averaged", "0.9000"]
     shown = {(row[0], row[1]): row[2] for row in table if row[1:2] in (["pytorch"], ["int8"])}
@@ -65,7 +65,7 @@ def test_sizes_of_a_pruned_model_stand_beside_that_model_alone(tmp_path):
     pruned = [result("pruned", [100], nonzero_parameters=17.0, compressed_bytes=19.0)]
     rows = ablation_rows(pruned, ["accuracy"], seed=0)
     costs = [{**COSTS[1], "model": "pruned", "kind": kind} for kind in ("pytorch", "fp32", "int8")]
-    path = write_ablation_page(tmp_path, pruned, rows, costs, ["accuracy"], threads=1)
+    path = write_ablation_page(tmp_path, pruned, rows, costs, ["accuracy"], 1)
     table = Page(path.read_text(encoding="utf-8")).rows
     shown = {row[1]: row for row in table if row[:1] == ["pruned"] and len(row) > 6}
     assert "17" in shown["pytorch"] and "19" in shown["pytorch"]

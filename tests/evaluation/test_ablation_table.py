@@ -35,10 +35,16 @@ def test_rows_by_hand():
     assert second["sure"] is True
 
 
-@pytest.mark.parametrize(("theirs", "sure"), [([190, 20], False), ([20, 10], True)])
+@pytest.mark.parametrize(("theirs", "sure"), [([190, 20], False), ([20, 18], True)])
 def test_a_difference_is_sure_where_its_interval_excludes_0(theirs, sure):
     results = [result("one", [100, 100]), result("other", theirs, "one")]
     assert ablation_rows(results, ["accuracy"], seed=0)[1]["sure"] is sure
+
+
+def test_a_single_run_is_never_sure():
+    results = [result("one", [20]), result("other", [180], "one")]
+    row = ablation_rows(results, ["accuracy"], seed=0)[1]
+    assert row["difference_low"] > 0 and "sure" not in row
 
 
 def test_the_teachers_figure_is_that_of_a_run_that_asked():

@@ -6,7 +6,7 @@ from nlpapp.evaluation.metrics import FUNCTIONS, accuracy
 from nlpapp.evaluation.statistics import (
     bootstrap_interval,
     bootstrap_metrics,
-    bootstrap_over_seeds,
+    interval_over_seeds,
     over_seeds,
 )
 
@@ -70,21 +70,49 @@ def test_interval_over_seeds_is_that_of_rows_where_seeds_agree():
     rng = np.random.default_rng(3)
     references = rng.integers(0, 2, 200)
     predictions = np.where(rng.random(200) < 0.8, references, 1 - references)
-    low, high = bootstrap_over_seeds(accuracy, np.tile(predictions, (4, 1)), references, seed=1)
+    low, high = interval_over_seeds(accuracy, np.tile(predictions, (4, 1)), references, seed=1)
     share = (predictions == references).mean()
     half = 1.96 * np.sqrt(share * (1 - share) / 200)  # the binomial's normal approximation
     assert low == pytest.approx(share - half, abs=0.015)
     assert high == pytest.approx(share + half, abs=0.015)
 
 
-def test_interval_over_seeds_holds_the_spread_of_seeds():
+def test_interval_over_seeds_is_students_t_where_rows_leave_no_chance():
     references = np.zeros(50, dtype=np.int64)
-    # Rows leave no chance: each run is right on all or on none.
-    predictions = np.stack([references, references + 1])
-    low, high = bootstrap_over_seeds(accuracy, predictions, references, seed=1)
-    assert (low, high) == (0.0, 1.0)
-    again = bootstrap_over_seeds(accuracy, predictions, references, seed=1)
-    assert again == (low, high)
+    scores = np.array([0.50, 0.52, 0.54, 0.53, 0.51])
+    predictions = np.repeat(scores[:, None], 50, axis=1)
+
+    def mean(said, _):
+        return float(said.mean())
+
+    found = interval_over_seeds(mean, predictions, references, seed=1, resamples=20_000)
+    expected = scipy.stats.t(4, loc=0.52, scale=scipy.stats.sem(scores)).interval(0.95)
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert found == interval_over_seeds(mean, predictions, references, seed=1, resamples=20_000)
+    # Two runs that disagree say nothing: all that a metric can be.
+    apart = np.stack([references, references + 1])
+    assert interval_over_seeds(accuracy, apart, references, seed=1) == (-1, 1)
+
+
+def test_methods_that_do_not_differ_are_told_apart_as_seldom_as_promised():
+    """Five seeds with a chance of their own in training, 100 rows: 1 of 20 may be told apart."""
+    rng = np.random.default_rng(0)
+    references = np.zeros(100, dtype=np.int64)
+
+    def runs():
+        errors = 0.2 + rng.normal(0, 0.05, (5, 1))
+        return (rng.random((5, 100)) < errors).astype(np.int64)
+
+    def mean(said, _):
+        return float(said.mean())
+
+    told = 0
+    for trial in range(150):
+        low, high = interval_over_seeds(
+            mean, runs(), references, seed=trial, baseline=runs(), resamples=200
+        )
+        told += low > 0 or high < 0
+    assert 0 < told <= scipy.stats.binom(150, 0.05).ppf(0.999)
 
 
 def test_paired_interval_agrees_with_scipys_bootstrap():
@@ -92,7 +120,7 @@ def test_paired_interval_agrees_with_scipys_bootstrap():
     references = rng.integers(0, 2, 300)
     own = np.where(rng.random(300) < 0.85, references, 1 - references)
     other = np.where(rng.random(300) < 0.2, 1 - own, own)
-    found = bootstrap_over_seeds(
+    found = interval_over_seeds(
         accuracy, own[None], references, seed=2, baseline=other[None], resamples=4000
     )
     expected = scipy.stats.bootstrap(
@@ -110,7 +138,7 @@ def test_paired_seeds_are_drawn_together():
     """Runs that lie far apart differ by nothing from themselves."""
     references = np.zeros(40, dtype=np.int64)
     predictions = np.stack([references, references + 1])
-    found = bootstrap_over_seeds(
+    found = interval_over_seeds(
         accuracy, predictions, references, seed=1, baseline=predictions.copy()
     )
     assert found == (0.0, 0.0)

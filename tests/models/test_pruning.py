@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from nlpapp.errors import ConfigError
-from nlpapp.models.pruning import PruningConfig, hold_zeros, prune_weights, pruned_sizes
+from nlpapp.models.pruning import PruningConfig, hold_zeros, prune_weights, weight_sizes
 
 
 def build():
@@ -56,10 +56,10 @@ def test_zeros_stay_while_the_rest_is_trained(weight_decay):
 
 def test_sizes_count_what_is_left():
     model = nn.Linear(400, 10)
-    full = pruned_sizes(model)
+    full = weight_sizes(model)
     assert full["nonzero_parameters"] == 4010
     prune_weights(model, 0.9, "matrix")
-    found = pruned_sizes(model)
+    found = weight_sizes(model)
     assert found["nonzero_parameters"] == 410
     weight, bias = (part.detach().numpy().tobytes() for part in (model.weight, model.bias))
     assert found["compressed_bytes"] == len(zlib.compress(weight)) + len(zlib.compress(bias))

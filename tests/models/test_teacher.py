@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from nlpapp.errors import CheckpointError, ConfigError
@@ -48,6 +50,24 @@ def test_what_is_no_classifier_of_one_class_is_refused(tmp_path):
         load_teacher(
             saved(tmp_path / "several", several), label_names=("bad", "fine", "good"), **KNOWN
         )
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_an_encoder_that_passes_for_a_classifier_is_refused(tmp_path, named):
+    folder = saved(tmp_path / "encoder", build_encoder("bert"))
+    config = json.loads((folder / "config.json").read_text())
+    config["architectures"] = ["BertForSequenceClassification"] if named else None
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"fine-tune it first .* no weights for classifier"):
+        load_teacher(folder, label_names=("a", "b"), **KNOWN)
+
+
+def test_three_classes_without_names_have_no_order(tmp_path):
+    names = {index: f"LABEL_{index}" for index in range(3)}
+    folder = saved(tmp_path / "unnamed", build_model("bert", labels=names))
+    with pytest.raises(ConfigError, match="calls its classes LABEL_0, LABEL_1, LABEL_2, and"):
+        load_teacher(folder, label_names=("no", "maybe", "yes"), **KNOWN)
+    assert load_teacher(folder, label_names=("0", "1", "2"), **KNOWN)[1] == [0, 1, 2]
 
 
 def test_too_long_texts_and_other_tokenizers_are_refused(tmp_path):

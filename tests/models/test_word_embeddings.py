@@ -103,10 +103,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         read_vectors(tmp_path / "bytes.txt", WORDS, 3)
 
 
-def test_binary_vectors_need_gensim(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["vectors.bin", "vectors.bin.gz"])
+def test_binary_vectors_need_gensim(tmp_path, monkeypatch, name):
     monkeypatch.setitem(__import__("sys").modules, "gensim.models", None)
     with pytest.raises(ConfigError, match="pip install gensim"):
-        read_vectors(tmp_path / "vectors.bin", WORDS, 3)
+        read_vectors(tmp_path / name, WORDS, 3)
 
 
 @pytest.mark.parametrize("error", [EOFError("cut"), ValueError("cut"), MemoryError("cut")])

@@ -1,5 +1,6 @@
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -85,6 +86,17 @@ def test_a_stopped_ablation_goes_on_and_the_table_is_that_of_its_runs(config, mo
     assert metrics["annealing_accuracy_difference"] == pytest.approx(means[2] - means[1])
     assert {"logits_accuracy_difference_low", "logits_accuracy_sure"} <= metrics.keys()
     assert ablation.run(config) == metrics and len(trained) == 7
+
+
+def test_the_table_is_there_though_costs_cannot_be_measured(config, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no costs")
+
+    monkeypatch.setattr(ablation, "measure_costs", fail)
+    with pytest.raises(RuntimeError, match="no costs"):
+        ablation.run(replace(config, rounds=1))
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Variants: accuracy" in page and "Costs" not in page
 
 
 def test_it_leaves_a_page_and_models_without_checkpoints(config, tmp_path):

@@ -50,6 +50,31 @@ def models(tmp_path, tiny_tokenizer_folder):
     return tmp_path
 
 
+def test_a_teacher_without_a_tokenizer_reads_with_the_one_of_the_options(
+    models, tiny_tokenizer_folder, monkeypatch
+):
+    for path in (models / "teacher").glob("*token*"):
+        path.unlink()
+    (models / "teacher" / "vocab.txt").unlink(missing_ok=True)
+    config = ablation.Config(
+        output_dir=str(models),
+        teacher=str(models / "teacher"),
+        tokenizer=str(tiny_tokenizer_folder),
+        variants=[Variant(name="labels")],
+        seed=5,
+        seeds=1,
+        max_seq_length=24,
+    )
+    monkeypatch.setattr(benchmark.Subject, "start", lambda subject, threads: Process(subject, []))
+    examples = Examples(
+        texts_a=["the cat"], labels=np.array([0]), label_names=("a", "b"), source="dev"
+    )
+    rows = measure_costs(config, examples, ["accuracy"], plan_variants(config))
+    found = [(row["model"], row["kind"]) for row in rows]
+    assert found[:2] == [("teacher", "fp32"), ("teacher", "int8")]
+    assert found[2:] == [("labels", kind) for kind in ("pytorch", "fp32", "int8")]
+
+
 def test_each_shape_is_timed_once_as_model_and_as_bundle(
     models, tiny_tokenizer_folder, monkeypatch
 ):
@@ -83,6 +108,7 @@ def test_each_shape_is_timed_once_as_model_and_as_bundle(
     assert teacher["p50_ms"] == teacher["p95_ms"] == pytest.approx(20)
     assert labels["batch_32_p50_ms"] == labels["batch_32_p95_ms"] == pytest.approx(16)
     assert labels["texts_per_second_32"] == pytest.approx(2000)
+    assert (labels["rounds"], labels["batch_32_rounds"]) == (30, 3)
     assert labels | {"model": "logits"} == logits
     assert teacher["parameters"] == 123
     student = build_model("bilstm", labels={0: "a", 1: "b"})

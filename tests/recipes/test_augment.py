@@ -38,7 +38,7 @@ def test_the_new_texts_and_their_statistics_are_written(texts, tmp_path):
 def test_what_is_written_of_pairs_is_what_distill_reads(pairs, tmp_path):
     augment.run(config_for(tmp_path, file=pairs, augmentation=MASK_ALL, mask_token="*"))
     found = read_unlabeled(tmp_path / "run" / "transfer.txt", pairs=True)
-    assert found == (["* *", "a b", "* *"], ["c", "*", "*"])
+    assert found == [["* *", "a b", "* *"], ["c", "*", "*"]]
 
 
 def test_what_is_made_of_an_empty_text_is_left_out(tmp_path):
@@ -46,8 +46,18 @@ def test_what_is_made_of_an_empty_text_is_left_out(tmp_path):
     path.write_text("sentence1\tsentence2\na b\t \nc\td\n")
     metrics = augment.run(config_for(tmp_path, file=str(path), augmentation=MASK_ALL))
     found = read_unlabeled(tmp_path / "run" / "transfer.txt", pairs=True)
-    assert found == (["[MASK]", "c", "[MASK]"], ["d", "[MASK]", "[MASK]"])
+    assert found == [["[MASK]", "c", "[MASK]"], ["d", "[MASK]", "[MASK]"]]
     assert metrics["kept"] == 3 and metrics["drawn"] == 6
+
+
+def test_labels_are_not_read_and_plain_text_is_a_column(tmp_path):
+    path = tmp_path / "unlabelled.tsv"
+    path.write_text("sentence\tlabel\na film\t\nbad\t0\n")
+    assert augment.run(config_for(tmp_path, file=str(path), augmentation=MASK_ALL))["rows"] == 2
+    path = tmp_path / "plain.txt"
+    path.write_text("a film\nbad\n")
+    options = {"file": str(path), "header": False, "text_column": "1", "augmentation": MASK_ALL}
+    assert augment.run(config_for(tmp_path / "plain", **options))["rows"] == 2
 
 
 def test_a_preview_shows_texts_beside_their_source_and_writes_nothing(texts, tmp_path, capsys):
@@ -65,6 +75,7 @@ def test_a_preview_shows_texts_beside_their_source_and_writes_nothing(texts, tmp
         ({"task": "sst2"}, "go together"),
         ({"task": "sst2", "data_dir": "glue", "text_column": "x"}, "knows its columns"),
         ({"file": "a.tsv", "augmentation": AugmentationConfig(n_iter=0)}, "n_iter is 0"),
+        ({"task": "sst2", "data_dir": "glue", "header": False}, "knows its files"),
         ({"file": "a.tsv", "workers": 0}, "workers is 0"),
         ({"file": "a.tsv", "preview": -1}, "preview -1"),
     ],

@@ -40,6 +40,7 @@ BERT = {"architecture": "bert", "bert": StudentBertConfig(layers=[1])}
         ),
         ({"objective": DistillationConfig(alpha=1.0)}, "learns from labels alone"),
         ({"objective": DistillationConfig(label_smoothing=0.1)}, "alpha 0 never asks the labels"),
+        ({"evaluation_batch_size": 0}, "evaluation_batch_size is 0; it must be 1 or more"),
         ({"size": BertSizeConfig(num_layers=1)}, "size is of a random teacher"),
         ({"teacher": ["one", "two"], "tokenizer": "three"}, "there are several teachers"),
         (

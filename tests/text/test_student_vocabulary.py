@@ -65,6 +65,16 @@ def test_a_pruned_wordpiece_cuts_its_texts_as_before_and_spells_all_others(tiny_
     assert pruned.mask_token_id == pruned.get_vocab()["[MASK]"]
 
 
+def test_tokens_that_were_added_to_a_tokenizer_stay(tiny_tokenizer_folder):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
+    tokenizer.add_tokens(["<url>", "@USER"])
+    pruned = pruned_tokenizer(tokenizer, ["the cat"])
+    assert sorted(pruned.get_vocab().values()) == list(range(len(pruned)))
+    cut = pruned.convert_ids_to_tokens(pruned("the <url> cat")["input_ids"])
+    assert cut == ["[CLS]", "the", "<url>", "cat", "[SEP]"]
+    assert "@USER" in pruned.get_vocab() and len(pruned) < len(tokenizer)
+
+
 def test_rare_pieces_go_too_if_asked(tiny_tokenizer_folder):
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_folder)
     pruned = pruned_tokenizer(tokenizer, TEXTS[:2], min_frequency=2)

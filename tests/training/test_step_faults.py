@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nlpapp.data.annealing import AnnealedSteps
 from nlpapp.errors import TrainingError
+from tests.training import toy as toy_job
 from tests.training.toy import ToyObjective, make_steps, train
 from tests.training.toy_runs import check_identical, state_of, toy
 
@@ -29,6 +31,20 @@ def test_a_loss_that_is_not_finite_leaves_its_batch(tmp_path):
         assert left["input_ids"] == batch["input_ids"].tolist()
     assert [math.isfinite(float(loss)) for loss in record["losses"]] == [True, False]
     assert record["metrics"]["loss"][0] == "nan"
+
+
+def test_the_examples_of_annealed_steps_are_named(tmp_path, monkeypatch):
+    plain = toy_job.make_steps
+
+    def annealed(*arguments, **options):
+        return AnnealedSteps(plain(*arguments, **options), 18)
+
+    monkeypatch.setattr(toy_job, "make_steps", annealed)
+    config = toy(tmp_path / "run", explode_at=3)
+    with pytest.raises(TrainingError, match="loss of step 3 is nan"):
+        train(config)
+    record = json.loads((tmp_path / "run" / "not_finite" / "step-3-rank-0.json").read_text())
+    assert record["examples"] == [plain(8, seed=config.seed).plan(0)[2].tolist()]
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(tmp_path, monkeypatch):

@@ -1,4 +1,7 @@
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -113,7 +116,32 @@ def test_what_a_killed_run_has_computed_is_not_computed_again(tmp_path, monkeypa
     teacher = Teacher()
     np.testing.assert_array_equal(ask(tmp_path / "logits", teacher), whole)
     assert asked == 25 and len(teacher.widths) == 38 - 25
-    assert sorted(path.name for path in tmp_path.glob("logits*")) == ["logits.json", "logits.npy"]
+    left = sorted(path.name for path in tmp_path.glob("logits*"))
+    assert left == ["logits.json", "logits.lock", "logits.npy"]
+
+
+def test_of_two_runs_at_once_one_asks_and_the_other_waits_for_it(tmp_path, caplog):
+    caplog.set_level("INFO")
+    first, second = Teacher(), Teacher()
+    is_asked, may_answer = threading.Event(), threading.Event()
+    forward = first.forward
+
+    def answer_when_allowed(batch):
+        is_asked.set()
+        assert may_answer.wait(60)
+        return forward(batch)
+
+    first.forward = answer_when_allowed
+    with ThreadPoolExecutor(2) as threads:
+        one = threads.submit(ask, tmp_path / "all", first, shared=True)
+        assert is_asked.wait(60)
+        other = threads.submit(ask, tmp_path / "all", second, shared=True)
+        while "waiting for it" not in caplog.text:
+            assert not other.done()
+            time.sleep(0.01)
+        may_answer.set()
+        np.testing.assert_array_equal(one.result(), other.result())
+    assert len(first.widths) == 38 and not second.widths
 
 
 def test_a_run_killed_after_its_last_row_asks_no_more(tmp_path, monkeypatch):
