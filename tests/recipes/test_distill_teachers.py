@@ -41,5 +41,5 @@ def test_each_teacher_reads_its_own_mask_token(monkeypatch, tmp_path):
     ]
     transfer = Examples(texts_a=["a [MASK]"], source="s")
     config = Config(output_dir="run", teacher=["one", "two"], teacher_logits=str(tmp_path))
-    assert ask(config, readers, transfer, None).shape == (1, 2)
+    assert ask(config, readers, transfer, None, "logits").shape == (1, 2)
     assert seen == [["a [MASK]"], ["a <mask>"]]
