@@ -107,6 +107,27 @@ def test_a_student_learns_from_its_teacher_and_is_compared_with_it(files, teache
     assert distill.run(config) == metrics
 
 
+@pytest.mark.parametrize("kind", ["teacher", "words"])
+def test_empty_texts_are_named_and_nothing_is_made_of_them(files, teacher, tmp_path, caplog, kind):
+    train = tmp_path / "holes.tsv"
+    lines = (tmp_path / "train.tsv").read_text().splitlines()
+    train.write_text("\n".join([lines[0], " \tgood", *lines[1:], "\tbad"]) + "\n")
+    config = config_for(
+        tmp_path,
+        files | {"train_file": str(train)},
+        teacher=teacher,
+        augmentation=AugmentationConfig(n_iter=1, p_mask=1, p_ng=0),
+        vocabulary=StudentVocabularyConfig(kind=kind),
+        training=TrainingConfig(max_steps=8, tensorboard=False),
+    )
+    metrics = distill.run(config)
+    assert "holes.tsv: 2 of 194 rows have an empty text (lines 2, 195)" in caplog.text
+    # Texts of masks differ by their number of words alone, and none has no word.
+    words = {len(line.split("\t")[0].split()) for line in lines[1:]}
+    assert metrics["transfer_rows"] == 194 + len(words)
+    assert np.isfinite(metrics["loss"])
+
+
 def without_an_answer(monkeypatch):
     """Let every teacher that is loaded from now on refuse to answer."""
     load_teacher = distill_teachers.load_teacher
