@@ -1,19 +1,25 @@
 """The BERT that pretraining starts from: random weights of some size, or a model folder."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from scipy import sparse
 from transformers import BertForPreTraining
 
 from nlpapp.errors import ConfigError
 from nlpapp.models.bert_size import BertSizeConfig, bert_config
 from nlpapp.models.initial_attention import apply_initial_attention
+from nlpapp.models.initial_words import start_words
 from nlpapp.models.pretrained import (
     check_sequence_length,
     check_tokenizer_fits,
     load_pretrained,
     read_config,
 )
+
+CountWords = Callable[[], tuple[np.ndarray, sparse.csr_matrix]]
 
 logger = logging.getLogger("nlpapp")
 
@@ -29,6 +35,7 @@ def build_pretraining_bert(
     pad_token_id: int,
     fingerprint: str,
     longest: int,
+    count_words: CountWords | None = None,
 ) -> BertForPreTraining:
     """Return the model to pretrain; what is random comes from torch's generator.
 
@@ -39,6 +46,8 @@ def build_pretraining_bert(
         pad_token_id: of the tokenizer.
         fingerprint: of the tokenizer.
         longest: tokens of the longest sequence it will read.
+        count_words: returns the frequencies and pairs that random weights' words start from, see
+            `start_words`; None: from random vectors.
 
     Raises:
         CheckpointError: there is no model in ``folder``, or a damaged one.
@@ -51,6 +60,8 @@ def build_pretraining_bert(
     else:
         config = bert_config(size, vocab_size=vocab_size, pad_token_id=pad_token_id)
         bert = BertForPreTraining(config)
+        if count_words is not None:
+            start_words(bert, *count_words())
         apply_initial_attention(bert)
     check_sequence_length(bert, longest)
     check_tokenizer_fits(bert, vocab_size=vocab_size, fingerprint=fingerprint)
@@ -79,22 +90,30 @@ def _read_bert_config(folder: str) -> Any:
     return config
 
 
-def check_start(folder: str | None, size: BertSizeConfig, learning_rate: float) -> None:
+def check_start(
+    folder: str | None, size: BertSizeConfig, learning_rate: float, *, word_start: bool
+) -> None:
     """Check how a run starts, and advise against a rate that pretrained weights hardly survive.
 
     Args:
         folder: pretrained weights; None: random ones of ``size``.
         size: the option of that name.
         learning_rate: the highest one.
+        word_start: the option of that name.
 
     Raises:
-        ConfigError: both weights and a size are given.
+        ConfigError: both weights and a size are given, or weights and `start_words`.
     """
     if folder is None:
         return
     if size != BertSizeConfig():
         raise ConfigError(
             f"size is for random weights; {folder} has its own: leave one of them out"
+        )
+    if word_start:
+        raise ConfigError(
+            f"word_start is for random weights; {folder} has word vectors of its own: leave one of "
+            "them out"
         )
     if learning_rate > 5 * ADAPTATION_RATE:
         logger.warning(

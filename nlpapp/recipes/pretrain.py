@@ -8,13 +8,13 @@ from transformers import BertForPreTraining
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from nlpapp.data.collate import PretrainingCollator
+from nlpapp.data.cooccurrence import count_cooccurrences
 from nlpapp.data.pretraining_data import PretrainingData
 from nlpapp.data.pretraining_sets import describe_sets, max_seq_length, open_sets, summarize
 from nlpapp.data.sampling import ExampleSteps
 from nlpapp.errors import ConfigError
-from nlpapp.evaluation.model_card import write_model_card
 from nlpapp.evaluation.plots import plot_curves
-from nlpapp.evaluation.report import write_run_report
+from nlpapp.evaluation.pretraining_report import leave_pretraining_report
 from nlpapp.models.bert import BertPretrainingModel
 from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.bert_start import build_pretraining_bert, check_start, positions_of
@@ -29,11 +29,6 @@ from nlpapp.training.optimizers import OptimizerConfig
 from nlpapp.training.phases import PhaseConfig, check_phases, run_phases
 from nlpapp.training.processes import process_state
 from nlpapp.training.run_folder import RunFolder
-
-USAGE = """from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-model = AutoModelForMaskedLM.from_pretrained("{folder}")
-tokenizer = AutoTokenizer.from_pretrained("{folder}")"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +49,10 @@ class Config:
     """BERT folder to start from (domain adaptation); when absent, size gives a random one."""
     size: BertSizeConfig = field(default_factory=BertSizeConfig)
     """Size of a model that starts from random weights."""
+    word_start: bool = False
+    """Start random weights with word vectors and output biases that are counted in the training
+    data: which tokens stand near each other, and how often each occurs. It takes seconds, and saves
+    the steps in which training finds that out."""
     batch_size: int = 64
     """Sequences in one optimizer step, over all processes and micro-batches."""
     tokens_per_batch: int | None = None
@@ -87,7 +86,7 @@ def run(config: Config) -> dict[str, float]:
     """Pretrain, evaluate, and save a model folder that transformers loads."""
     usual = config.training.optimizer.learning_rate
     rates = [phase.learning_rate or usual for phase in config.phases or []] or [usual]
-    check_start(config.model, config.size, max(rates))
+    check_start(config.model, config.size, max(rates), word_start=config.word_start)
     return _run(config)
 
 
@@ -152,6 +151,7 @@ def _train(
         pad_token_id=tokenizer.pad_token_id,
         fingerprint=fingerprint(tokenizer),
         longest=max(int(part.lengths.max()) for part in (data, held_out) if part is not None),
+        count_words=partial(count_cooccurrences, data, tokenizer) if config.word_start else None,
     )
     steps = _steps(config, data, tokenizer)
     parts = process_state().num_processes * training.gradient_accumulation_steps
@@ -187,14 +187,5 @@ def _leave(
     metrics: dict[str, float],
 ) -> None:
     save_model_folder(bert, run.model, tokenizer=tokenizer, fingerprint=fingerprint(tokenizer))
-    plot_curves(run.path / "metrics.jsonl", run.plots / "curves.png")
-    write_model_card(
-        run.model,
-        title="BERT pretrained with nlpapp",
-        summary="A BERT trained on masked tokens and, where the data has pairs, on next sentences.",
-        metrics=metrics,
-        usage=USAGE.format(folder=run.model),
-        run_folder=run.path,
-        details=describe_sets([phase.data for phase in config.phases or []] or [str(config.data)]),
-    )
-    write_run_report(run.path, metrics=metrics)
+    sets = [phase.data for phase in config.phases or []] or [str(config.data)]
+    leave_pretraining_report(run.path, metrics=metrics, details=describe_sets(sets))

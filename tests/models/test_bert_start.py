@@ -2,9 +2,11 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import sparse
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from nlpapp.errors import CheckpointError, ConfigError
@@ -33,10 +35,28 @@ def test_similarity_start_is_applied():
     assert torch.equal(attention.key.weight, attention.query.weight)
 
 
+def test_words_start_from_counts_and_attention_after_them():
+    def count_words():
+        pairs = sparse.random(30, 30, 0.5, format="csr", dtype=np.float32, random_state=0)
+        return np.arange(30), pairs + pairs.T
+
+    size = BertSizeConfig(num_layers=1, hidden_size=8, num_heads=2, neighbour_start=True)
+    plain, counted = build(size=size), build(size=size, count_words=count_words)
+    assert not torch.equal(*(bert.get_output_embeddings().weight for bert in (plain, counted)))
+    assert counted.cls.predictions.bias.diff().gt(0).all()
+    # Words stay outside the directions of the positions.
+    embeddings = counted.bert.embeddings
+    positions = torch.linalg.svd(embeddings.position_embeddings.weight, full_matrices=False)
+    basis = positions.Vh[positions.S > 1e-4]
+    assert (embeddings.word_embeddings.weight @ basis.T).abs().max() < 1e-5
+
+
 def test_a_folder_gives_its_weights_whatever_the_size(tmp_path):
     first = build()
     save_model_folder(first, tmp_path / "model", fingerprint="f")
-    second = build(str(tmp_path / "model"), size=BertSizeConfig(name="base"))
+    second = build(
+        str(tmp_path / "model"), size=BertSizeConfig(name="base"), count_words=pytest.fail
+    )
     for name, value in first.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
     assert positions_of(str(tmp_path / "model"), BertSizeConfig(), vocab_size=30) == 16
@@ -76,11 +96,17 @@ def test_sequences_have_to_fit():
 )
 def test_a_rate_far_above_that_of_adaptation_is_warned_of(caplog, folder, rate, warned):
     caplog.set_level(logging.WARNING, logger="nlpapp")
-    check_start(folder, BertSizeConfig(), rate)
+    check_start(folder, BertSizeConfig(), rate, word_start=False)
     assert ("2e-05 is usual for going on" in caplog.text) == warned
 
 
 def test_a_size_beside_weights_is_refused():
-    check_start(None, BertSizeConfig(num_layers=3), 1e-3)
+    check_start(None, BertSizeConfig(num_layers=3), 1e-3, word_start=False)
     with pytest.raises(ConfigError, match="size is for random weights; m has its own"):
-        check_start("m", BertSizeConfig(num_layers=3), 1e-5)
+        check_start("m", BertSizeConfig(num_layers=3), 1e-5, word_start=False)
+
+
+def test_counted_words_beside_pretrained_ones_are_refused():
+    with pytest.raises(ConfigError, match="m has word vectors of its own: leave one of them out"):
+        check_start("m", BertSizeConfig(), 2e-5, word_start=True)
+    check_start(None, BertSizeConfig(), 1e-3, word_start=True)

@@ -43,12 +43,29 @@ def data(tmp_path_factory) -> str:
     return make(tmp_path_factory.mktemp("data") / "dynamic", masking="dynamic")
 
 
-def config_for(folder, data: str, **options) -> pretrain.Config:
+def config_for(folder, data: str | None, **options) -> pretrain.Config:
     training = replace(TRAINING, **options.pop("training", {}))
     settings = {"data": data, "evaluation_data": data, "tokenizer": TOKENIZER, "size": SIZE}
     return pretrain.Config(
         output_dir=str(folder), training=training, batch_size=64, **(settings | options)
     )
+
+
+def test_words_counted_in_the_data_are_a_better_start(tmp_path, data):
+    """The first phase counts its own data; the second goes on from the model of the first."""
+    first = {}
+    for counted in (False, True):
+        phases = [
+            PhaseConfig(name=name, data=data, evaluation_data=data, max_steps=2)
+            for name in ("one", "two")
+        ]
+        options = {"evaluation_data": None, "phases": phases}
+        config = config_for(tmp_path / str(counted), None, word_start=counted, **options)
+        first[str(counted)] = pretrain.run(config)["one_initial_masked_lm_loss"]
+    assert first["True"] < first["False"] - 0.5
+    config = config_for(tmp_path / "refused", data, word_start=True, size=BertSizeConfig())
+    with pytest.raises(ConfigError, match="word_start is for random weights"):
+        pretrain.run(replace(config, model=str(tmp_path / "True" / "model")))
 
 
 def weights(folder) -> dict:
