@@ -3,6 +3,8 @@
 Legend: V entries of the vocabulary.
 """
 
+import logging
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,10 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from nlpapp.data.pretraining_data import PretrainingData, PretrainingExample
 
+logger = logging.getLogger("nlpapp")
+
 WINDOW = 5
 """Tokens to each side that count as near."""
 MAX_TOKENS = 50_000_000
-"""Tokens that are read at most, from instances all over the data: more hardly move the counts."""
+"""Of more tokens than this, every nth instance is read: more hardly move the counts."""
 TOKENS_AT_ONCE = 1_000_000
 """Tokens whose pairs are in memory at once."""
 
@@ -24,7 +28,8 @@ def count_cooccurrences(
 ) -> tuple[np.ndarray, sparse.csr_matrix]:
     """Count the tokens of ``data`` and the pairs that stand near each other in one segment.
 
-    Static masks are lifted: what stood there is counted.
+    Static masks are lifted: what stood there is counted. Of data over `MAX_TOKENS` a part is read,
+    which bounds time and memory.
 
     Args:
         data: the instances.
@@ -34,7 +39,7 @@ def count_cooccurrences(
         How often each token occurs, (V,) int64; and how often each stands near each other,
         (V, V) float32, symmetric: 1 for each time at distance 1, 1/2 at distance 2, up to `WINDOW`.
     """
-    vocab_size = len(tokenizer)
+    started, vocab_size = time.monotonic(), len(tokenizer)
     special = np.zeros(vocab_size, dtype=bool)
     special[tokenizer.all_special_ids] = True
     frequencies = np.zeros(vocab_size, dtype=np.int64)
@@ -43,6 +48,10 @@ def count_cooccurrences(
         ids, segments = ids[~special[ids]], segments[~special[ids]]
         frequencies += np.bincount(ids, minlength=vocab_size)
         pairs += _near_pairs(ids, segments, vocab_size)
+    logger.info(
+        "counted %d tokens and their neighbours in %.0f s",
+        *(frequencies.sum(), time.monotonic() - started),
+    )
     return frequencies, (pairs + pairs.T).tocsr()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import torch
 from transformers import BertForPreTraining
 
 from nlpapp.errors import ConfigError
@@ -19,7 +19,8 @@ from nlpapp.models.pretrained import (
     read_config,
 )
 
-CountWords = Callable[[], tuple[np.ndarray, sparse.csr_matrix]]
+CountWords = Callable[[int], tuple[np.ndarray, torch.Tensor]]
+"""Hidden size -> frequencies and vectors of the tokens, as `start_words` takes them."""
 
 logger = logging.getLogger("nlpapp")
 
@@ -46,8 +47,7 @@ def build_pretraining_bert(
         pad_token_id: of the tokenizer.
         fingerprint: of the tokenizer.
         longest: tokens of the longest sequence it will read.
-        count_words: returns the frequencies and pairs that random weights' words start from, see
-            `start_words`; None: from random vectors.
+        count_words: what random weights' words start from; None: random vectors.
 
     Raises:
         CheckpointError: there is no model in ``folder``, or a damaged one.
@@ -60,11 +60,12 @@ def build_pretraining_bert(
     else:
         config = bert_config(size, vocab_size=vocab_size, pad_token_id=pad_token_id)
         bert = BertForPreTraining(config)
-        if count_words is not None:
-            start_words(bert, *count_words())
-        apply_initial_attention(bert)
     check_sequence_length(bert, longest)
     check_tokenizer_fits(bert, vocab_size=vocab_size, fingerprint=fingerprint)
+    if folder is None:
+        if count_words is not None:
+            start_words(bert, *count_words(bert.config.hidden_size))
+        apply_initial_attention(bert)
     return bert
 
 

@@ -18,16 +18,17 @@ from nlpapp.evaluation.pretraining_report import leave_pretraining_report
 from nlpapp.models.bert import BertPretrainingModel
 from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.models.bert_start import build_pretraining_bert, check_start, positions_of
+from nlpapp.models.initial_words import counted_words
 from nlpapp.models.pretrained import load_pretrained, save_model_folder
 from nlpapp.models.training_costs import training_costs
 from nlpapp.objectives.bert_pretraining import BertPretrainingObjective
 from nlpapp.text.wordpiece import fingerprint, load_tokenizer
 from nlpapp.training.evaluate import evaluate_means
-from nlpapp.training.fit import TrainingConfig, fit, set_seed
+from nlpapp.training.fit import TrainingConfig, fit, resumes, set_seed
 from nlpapp.training.hub import HubConfig, check_hub, push_folder
 from nlpapp.training.optimizers import OptimizerConfig
 from nlpapp.training.phases import PhaseConfig, check_phases, run_phases
-from nlpapp.training.processes import process_state
+from nlpapp.training.processes import from_main_process, process_state
 from nlpapp.training.run_folder import RunFolder
 
 
@@ -51,8 +52,8 @@ class Config:
     """Size of a model that starts from random weights."""
     word_start: bool = False
     """Start random weights with word vectors and output biases that are counted in the training
-    data: which tokens stand near each other, and how often each occurs. It takes seconds, and saves
-    the steps in which training finds that out."""
+    data: which tokens stand near each other, and how often each occurs. It takes seconds (base:
+    minutes) and saves the steps in which training finds that out."""
     batch_size: int = 64
     """Sequences in one optimizer step, over all processes and micro-batches."""
     tokens_per_batch: int | None = None
@@ -143,6 +144,8 @@ def _train(
 ) -> tuple[BertForPreTraining, dict[str, float]]:
     training, objective = config.training, BertPretrainingObjective()
     data, held_out = open_sets(str(config.data), config.evaluation_data, tokenizer)
+    count = partial(counted_words, partial(count_cooccurrences, data, tokenizer))
+    counts = config.word_start and not resumes(run, training.resume)
     set_seed(config.seed, "weights")
     bert = build_pretraining_bert(
         config.model,
@@ -151,7 +154,7 @@ def _train(
         pad_token_id=tokenizer.pad_token_id,
         fingerprint=fingerprint(tokenizer),
         longest=max(int(part.lengths.max()) for part in (data, held_out) if part is not None),
-        count_words=partial(count_cooccurrences, data, tokenizer) if config.word_start else None,
+        count_words=partial(from_main_process, count) if counts else None,
     )
     steps = _steps(config, data, tokenizer)
     parts = process_state().num_processes * training.gradient_accumulation_steps

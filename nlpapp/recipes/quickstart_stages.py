@@ -121,6 +121,7 @@ def stages(config: Config, root: Path) -> list[Stage]:
         "evaluation_data": str(root / "held-out-data"),
         "tokenizer": tokenizer,
         "size": config.bert,
+        "word_start": True,
         "batch_size": 32,
         "training": _training(1.5e-3, 0.98, max_steps=config.pretraining_steps, evaluate_every=400),
     }

@@ -25,6 +25,7 @@ from nlpapp.training.callbacks import (
     MetricsLog,
     ProgressBar,
 )
+from nlpapp.training.checkpoint import newest_sound
 from nlpapp.training.checkpointer import Checkpointer
 from nlpapp.training.optimizers import OptimizerConfig, build_optimizer
 from nlpapp.training.processes import on_cpu_group, process_state
@@ -282,6 +283,16 @@ def _evaluation(
             )
         callbacks.append(EarlyStopping(patience=training.early_stopping_patience))
     return callbacks
+
+
+def resumes(run: RunFolder, resume: str) -> bool:
+    """Say whether `fit` will load a checkpoint, so that it does not matter how weights start.
+
+    Args:
+        run: the run's folder.
+        resume: the option `TrainingConfig.resume`.
+    """
+    return resume != "never" and (resume != "auto" or newest_sound(run.checkpoints) is not None)
 
 
 def _resume(trainer: Trainer, checkpointer: Checkpointer, resume: str, run: RunFolder) -> None:

@@ -183,6 +183,7 @@ def run_phases(
         model = str(run.path / phase.name / "model")
     if run.is_main:
         join_records(run, figures)
+    run.take_log()  # The phases took it.
     return join_metrics(figures)
 
 

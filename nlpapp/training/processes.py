@@ -1,9 +1,14 @@
 """The group of processes that a run is spread over."""
 
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+T = TypeVar("T")
 
 
 def on_cpu_group() -> bool:
@@ -18,3 +23,10 @@ def on_cpu_group() -> bool:
 def process_state() -> PartialState:
     """Return this process's rank, the number of processes, and the device."""
     return PartialState(cpu=on_cpu_group())
+
+
+def from_main_process(make: Callable[..., T], *arguments: Any) -> T:
+    """Return on every process what ``make(*arguments)`` returns on the main one, which calls it."""
+    box: list[Any] = [make(*arguments) if process_state().is_main_process else None]
+    broadcast_object_list(box)
+    return box[0]

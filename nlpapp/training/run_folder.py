@@ -87,14 +87,14 @@ class RunFolder:
             if (run.path / "metrics.json").is_file():
                 run.finished = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
             if run.is_main:
-                _check_same_run(run.path, settings)
+                _check_same_run(run.path, settings, _defaults(config))
                 run.path.mkdir(parents=True, exist_ok=True)
                 text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
                 write_text(run.path / "config.yaml", text)
                 if run.finished is None:
                     record = json.dumps(environment(command, seed), indent=2)
                     write_text(run.path / "environment.json", record)
-            _log_to(run.path / "train.log" if run.is_main else None)
+            run.take_log()
         except OSError as error:
             raise ConfigError(
                 f"cannot write to the output folder {run.path}: {error}. "
@@ -103,6 +103,10 @@ class RunFolder:
         if run.finished is not None:
             logger.info("%s is complete already: nothing to do (remove it to run again)", run.path)
         return run
+
+    def take_log(self) -> None:
+        """Send the package's log to the console and to this run's train.log, and to no other."""
+        _log_to(self.path / "train.log" if self.is_main else None)
 
     def log(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Append one record to metrics.jsonl.
@@ -157,7 +161,27 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_same_run(path: Path, settings: dict[str, Any]) -> None:
+def _defaults(config: Any) -> dict[str, Any]:
+    """Return the defaults of ``config`` and of its groups, nested as they are in it."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, default = getattr(config, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if dataclasses.is_dataclass(default):
+            found[field.name] = dataclasses.asdict(default)  # type: ignore[arg-type]
+        elif dataclasses.is_dataclass(value):
+            found[field.name] = _defaults(value)
+        elif isinstance(value, list) and value and all(map(dataclasses.is_dataclass, value)):
+            found[field.name] = [
+                _defaults(group) | {"name": getattr(group, "name", None)} for group in value
+            ]
+        elif default is not dataclasses.MISSING:
+            found[field.name] = default
+    return found
+
+
+def _check_same_run(path: Path, settings: dict[str, Any], defaults: dict[str, Any]) -> None:
     if path.exists() and not path.is_dir():
         raise ConfigError(f"output_dir {path} is a file; give a folder")
     if not path.is_dir() or {file.name for file in path.iterdir()} <= FIRST_FILES:
@@ -169,8 +193,12 @@ def _check_same_run(path: Path, settings: dict[str, Any]) -> None:
             "Give an empty or a new folder."
         )
     # Through YAML and back, so that tuples and lists compare equal.
-    new = flatten(_by_name(yaml.safe_load(yaml.safe_dump(settings))))
+    new, usual = (
+        flatten(_by_name(yaml.safe_load(yaml.safe_dump(x)))) for x in (settings, defaults)
+    )
     old = flatten(_by_name(yaml.safe_load(recorded.read_text(encoding="utf-8")) or {}))
+    # An option that came after the run was started: it ran as the default does.
+    old |= {key: usual[key] for key in new.keys() - old.keys() if key in usual}
     different = [
         f"{key}: {old.get(key, '(absent)')!r} there, {new.get(key, '(absent)')!r} now"
         for key in sorted(old.keys() | new.keys())

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from scipy import sparse
 from transformers import RobertaConfig, RobertaForMaskedLM
 
 from nlpapp.errors import CheckpointError, ConfigError
@@ -36,9 +35,8 @@ def test_similarity_start_is_applied():
 
 
 def test_words_start_from_counts_and_attention_after_them():
-    def count_words():
-        pairs = sparse.random(30, 30, 0.5, format="csr", dtype=np.float32, random_state=0)
-        return np.arange(30), pairs + pairs.T
+    def count_words(width):
+        return np.arange(30), torch.randn(30, width, generator=torch.Generator().manual_seed(0))
 
     size = BertSizeConfig(num_layers=1, hidden_size=8, num_heads=2, neighbour_start=True)
     plain, counted = build(size=size), build(size=size, count_words=count_words)
@@ -83,6 +81,11 @@ def test_weights_of_another_model_are_refused(tmp_path):
     save_file(renamed, path, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="not those of the bert .* no word embeddings"):
         build(str(tmp_path / "model"))
+
+
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_counted():
+    with pytest.raises(ConfigError, match="max_seq_length 17 is over the model's 16 positions"):
+        build(longest=17, count_words=pytest.fail)
 
 
 def test_sequences_have_to_fit():

@@ -6,14 +6,17 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from nlpapp.data.cooccurrence import count_cooccurrences
 from nlpapp.data.pretraining_data import PretrainingData
 from nlpapp.errors import ConfigError, DataError
 from nlpapp.models.bert_size import BertSizeConfig
 from nlpapp.recipes import make_data, pretrain
+from nlpapp.text.wordpiece import load_tokenizer
 from nlpapp.training.fit import TrainingConfig
 from nlpapp.training.hub import HubConfig
 from nlpapp.training.optimizers import OptimizerConfig
@@ -51,23 +54,6 @@ def config_for(folder, data: str | None, **options) -> pretrain.Config:
     )
 
 
-def test_words_counted_in_the_data_are_a_better_start(tmp_path, data):
-    """The first phase counts its own data; the second goes on from the model of the first."""
-    first = {}
-    for counted in (False, True):
-        phases = [
-            PhaseConfig(name=name, data=data, evaluation_data=data, max_steps=2)
-            for name in ("one", "two")
-        ]
-        options = {"evaluation_data": None, "phases": phases}
-        config = config_for(tmp_path / str(counted), None, word_start=counted, **options)
-        first[str(counted)] = pretrain.run(config)["one_initial_masked_lm_loss"]
-    assert first["True"] < first["False"] - 0.5
-    config = config_for(tmp_path / "refused", data, word_start=True, size=BertSizeConfig())
-    with pytest.raises(ConfigError, match="word_start is for random weights"):
-        pretrain.run(replace(config, model=str(tmp_path / "True" / "model")))
-
-
 def weights(folder) -> dict:
     return load_file(folder / "model" / "model.safetensors")
 
@@ -75,6 +61,48 @@ def weights(folder) -> dict:
 def check_identical(first: dict, second: dict) -> None:
     assert first.keys() == second.keys()
     assert all(bool((first[name] == second[name]).all()) for name in first)
+
+
+def test_words_counted_in_the_data_are_a_better_start_than_their_frequencies(tmp_path, data):
+    """Before the first step words are as frequent as in the text; vectors show in training."""
+    plain = pretrain.run(config_for(tmp_path / "plain", data))
+    counted = pretrain.run(config_for(tmp_path / "counted", data, word_start=True))
+    frequencies = count_cooccurrences(PretrainingData.open(data), load_tokenizer(TOKENIZER))[0]
+    shares = frequencies[frequencies > 0] / frequencies.sum()
+    entropy = -(shares * np.log(shares)).sum()
+    assert counted["initial_masked_lm_loss"] == pytest.approx(entropy, abs=0.15)
+    assert counted["initial_masked_lm_loss"] < plain["initial_masked_lm_loss"] - 0.5
+    assert counted["masked_lm_loss"] < plain["masked_lm_loss"]
+
+
+def test_words_are_counted_once_in_the_first_phase_and_not_at_a_restart(
+    tmp_path, data, monkeypatch
+):
+    counted = []
+
+    def count(data, tokenizer):
+        counted.append(data.fingerprint)
+        return count_cooccurrences(data, tokenizer)
+
+    monkeypatch.setattr(pretrain, "count_cooccurrences", count)
+    other = make(tmp_path / "other", masking="dynamic", seed=7)
+    phases = [
+        PhaseConfig(name="one", data=data, max_steps=4),
+        PhaseConfig(name="two", data=other, max_steps=4),
+    ]
+    options = {"evaluation_data": None, "word_start": True, "training": {"checkpoint_every": 2}}
+    config = config_for(tmp_path / "run", None, phases=phases, **options)
+    pretrain.run(config)
+    assert counted == [PretrainingData.open(data).fingerprint]
+    before = weights(tmp_path / "run")
+    for file in ("metrics.json", "one/metrics.json", "two/metrics.json"):
+        (tmp_path / "run" / file).unlink()  # As if killed after the last checkpoint.
+    pretrain.run(config)
+    assert len(counted) == 1
+    check_identical(before, weights(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="word_start is for random weights"):
+        model = str(tmp_path / "run" / "model")
+        pretrain.run(replace(config, model=model, size=BertSizeConfig()))
 
 
 def test_a_run_learns_and_leaves_what_the_contract_says(tmp_path, data):
@@ -167,6 +195,7 @@ def test_one_process_of_64_equals_two_of_32(tmp_path, data):
     ]
     options += ["--size.num_layers", "1", "--size.hidden_size", "16", "--size.num_heads", "2"]
     options += ["--training.max_steps", "20", "--training.tensorboard", "false"]
+    options += ["--word_start", "true"]  # Counted by the first process, and sent to the second.
     launch = {1: [], 2: ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]}
     for processes, words in launch.items():
         command = [sys.executable, *words, "-m", "nlpapp", "pretrain", *options]

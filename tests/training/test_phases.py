@@ -1,6 +1,7 @@
 """Phases: their options, their order, and how their figures and records become those of a whole."""
 
 import json
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -161,6 +162,23 @@ def test_the_records_of_the_whole_go_on_where_a_phase_ended(tmp_path):
     join_records(RunFolder(tmp_path / "top", is_main=True), {"a": FIRST, "b": SECOND})
     expected = ["log of top", "restart of top", "log of a", "log of b", "restart of b"]
     assert log.read_text().splitlines() == expected
+
+
+def test_what_comes_after_the_phases_is_logged_in_the_run(tmp_path):
+    def train(phase, model):
+        write(tmp_path / "top" / phase.name, [{"step": 5, "split": "train", "seconds": 2.5}])
+        RunFolder(tmp_path / "top" / phase.name, is_main=True).take_log()
+        logger.info("in %s", phase.name)
+        return FIRST
+
+    logger = logging.getLogger("nlpapp")
+    write(tmp_path / "top", [])
+    run = RunFolder(tmp_path / "top", is_main=True)
+    run_phases(run, [PhaseConfig(name=name, data="d") for name in "ab"], train)
+    logger.info("pushed the model")
+    *_, last = (tmp_path / "top" / "train.log").read_text().splitlines()
+    assert last.endswith("INFO pushed the model")
+    assert "pushed" not in (tmp_path / "top" / "b" / "train.log").read_text()
 
 
 def test_each_phase_starts_from_the_model_of_the_one_before(tmp_path):

@@ -9,6 +9,7 @@ import yaml
 
 from nlpapp.errors import ConfigError, DataError
 from nlpapp.training.fit import TrainingConfig
+from nlpapp.training.optimizers import OptimizerConfig
 from nlpapp.training.phases import PhaseConfig
 from nlpapp.training.run_folder import RunFolder, _is_unbinding, flatten
 
@@ -19,6 +20,10 @@ class Config:
     names: tuple[str, ...] = ("a", "b")
     seed: int = 3
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    phases: list[PhaseConfig] | None = None
+    other: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(optimizer=OptimizerConfig(beta2=0.95))
+    )
 
 
 def open_run(folder, **changes) -> RunFolder:
@@ -47,6 +52,30 @@ def test_another_run_is_refused_and_the_differences_named(tmp_path):
     with pytest.raises(ConfigError, match=r"seed: 3 there, 4 now.*Give another output_dir"):
         open_run(tmp_path / "run", seed=4)
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["seed"] == 3
+
+
+def test_a_run_goes_on_with_options_that_came_after_it_was_started(tmp_path):
+    """They are as by default: the run has been computed that way. Anything else is another run."""
+    phases = [PhaseConfig(name="one", data="a"), PhaseConfig(name="two", data="b")]
+    open_run(tmp_path, phases=phases).log(1, "train", {"loss": 1.0})
+    settings = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del settings["names"], settings["other"]["optimizer"]["beta2"]
+    del settings["phases"][1]["num_epochs"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    open_run(tmp_path, phases=phases)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match=r"differs in names: \['a', 'b'\] there, \['c'\] now"):
+        open_run(tmp_path, phases=phases, names=("c",))
+    other = TrainingConfig(optimizer=OptimizerConfig(beta2=0.98))
+    with pytest.raises(ConfigError, match="other.optimizer.beta2: 0.95 there, 0.98 now"):
+        open_run(tmp_path, phases=phases, other=other)
+    other = [phases[0], replace(phases[1], num_epochs=2)]
+    with pytest.raises(ConfigError, match="phases.two.num_epochs: None there, 2 now"):
+        open_run(tmp_path, phases=other)
+    del settings["phases"][0]["data"]  # It has no default.
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ConfigError, match=r"phases.one.data: '\(absent\)' there, 'a' now"):
+        open_run(tmp_path, phases=phases)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
