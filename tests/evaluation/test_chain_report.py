@@ -8,7 +8,7 @@ from nlpapp.evaluation.chain_report import Chain, claims, format_claims, write_c
 STAGES = {
     "bert": {
         "initial_masked_lm_loss": 8.0,
-        "masked_lm_loss": 6.0,
+        "masked_lm_loss": 7.2,
         "next_sentence_accuracy": 0.6,
     },
     "teacher": {"test_accuracy": 0.5},
@@ -29,7 +29,7 @@ def test_every_claim_holds_at_its_bar():
 @pytest.mark.parametrize(
     "stage, metric, value, failing",
     [
-        ("bert", "masked_lm_loss", 6.01, [0]),
+        ("bert", "masked_lm_loss", 7.21, [0]),
         ("bert", "next_sentence_accuracy", 0.599, [1]),
         ("teacher", "test_accuracy", 0.49, [2, 4]),
         ("teacher-from-scratch", "test_accuracy", 0.5, [3]),
