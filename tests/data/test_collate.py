@@ -3,26 +3,6 @@ import pytest
 import torch
 
 from nlpapp.data.collate import PretrainingCollator, attention_mask, pad_rows
-from nlpapp.data.pretraining_data import PretrainingData
-from nlpapp.data.pretraining_instances import PretrainingOptions
-from nlpapp.text.wordpiece import load_tokenizer
-from tests.data.sample_data import SAMPLE, make_data
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load_tokenizer(SAMPLE / "tokenizer")
-
-
-@pytest.fixture(scope="module")
-def make(tokenizer, tmp_path_factory):
-    def make(**options):
-        folder = tmp_path_factory.mktemp("data")
-        options = PretrainingOptions(**({"max_seq_length": 48, "dupe_factor": 1} | options))
-        make_data(folder, tokenizer, options=options)
-        return PretrainingData.open(folder)
-
-    return make
 
 
 def test_rows_are_padded_on_the_right():
